@@ -1,0 +1,1 @@
+"""Benchmarks: one file a question; results name machine, commit and command."""

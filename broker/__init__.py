@@ -1,0 +1,1 @@
+"""The broker: who is where, sessions and leases, releases."""

@@ -1,0 +1,1 @@
+"""The inference node: follows releases and serves predictions from them."""

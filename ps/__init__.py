@@ -1,0 +1,1 @@
+"""The parameter server: one process per shard admits, applies and publishes."""

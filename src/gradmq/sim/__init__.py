@@ -1,0 +1,1 @@
+"""The simulator: the production classes under seeded loss, delay and restarts."""
