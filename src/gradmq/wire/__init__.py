@@ -1,0 +1,1 @@
+"""What gradmq's processes say to each other: messages, and their bytes."""
