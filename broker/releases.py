@@ -1,0 +1,187 @@
+"""Releases: numbered whole-model states, one version per shard; pure.
+
+The broker asks every shard to label its present version, and closes the release with a manifest
+once all have answered; one that misses its deadline is abandoned. Numbers are never used again.
+A release is a version vector, not a cut through pushes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gradmq.wire.messages import (
+    Label,
+    Labelled,
+    Manifest,
+    ManifestEntry,
+    ReleaseMade,
+    Saved,
+    Version,
+)
+
+#: A shard that has not labelled by then is away; the release is abandoned, the next one may close.
+LABEL_DEADLINE_S = 5.0
+
+#: A shard that has not written its checkpoint by then is reported as failed.
+SAVE_DEADLINE_S = 60.0
+
+
+@dataclass(slots=True)
+class _Request:
+    peer: bytes
+    save: bool
+
+
+@dataclass(slots=True)
+class _Open:
+    """The release that is under way; there is one at a time."""
+
+    number: int
+    save: bool
+    deadline: float
+    requests: list[_Request]
+    entries: dict[int, ManifestEntry] = field(default_factory=dict)
+
+
+@dataclass(slots=True)
+class _Saving:
+    """A closed release whose shards are writing."""
+
+    number: int
+    deadline: float
+    requests: list[_Request]
+    waiting: set[int]
+
+
+@dataclass(frozen=True, slots=True)
+class Begin:
+    """Effect: send this to every shard."""
+
+    label: Label
+
+
+@dataclass(frozen=True, slots=True)
+class Close:
+    """Effect: send this to every follower."""
+
+    manifest: Manifest
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerRelease:
+    """Effect: tell the peer that asked for a release."""
+
+    peer: bytes
+    message: ReleaseMade
+
+
+ReleaseEffect = Begin | Close | AnswerRelease
+
+
+class Releases:
+    """Numbers, opens, closes and abandons releases."""
+
+    def __init__(self, shards: int, every_s: float, save_every_s: float) -> None:
+        self.manifest: Manifest | None = None
+        self.saved = 0
+        self.abandoned = 0
+        self._shards = shards
+        self._every_s = every_s
+        self._save_every_s = save_every_s
+        self._last = 0
+        self._open: _Open | None = None
+        self._saving: _Saving | None = None
+        self._requests: list[_Request] = []
+        self._due_at: float | None = None
+        self._save_at: float | None = None
+        self._labelled_versions: tuple[Version, ...] = ()
+
+    def on_known(self, release: int) -> None:
+        """A member knows this release: numbers go on from there."""
+        self._last = max(self._last, release)
+
+    def on_ask(self, peer: bytes, save: bool) -> None:
+        """Somebody wants a release, of the state from now on."""
+        self._requests.append(_Request(peer, save))
+
+    def on_time(self, now: float, versions: tuple[Version, ...] | None) -> list[ReleaseEffect]:
+        """Open the next release if it is due; ``versions`` of all shards, None if one is away."""
+        effects = self._expire(now)
+        if self._due_at is None:
+            self._due_at, self._save_at = now, now + self._save_every_s
+        if versions is None or self._open is not None:
+            return effects
+        changed = now >= self._due_at and versions != self._labelled_versions
+        if not changed and not self._requests:
+            return effects
+        return [*effects, self._begin(now, versions)]
+
+    def _begin(self, now: float, versions: tuple[Version, ...]) -> Begin:
+        asked = any(request.save for request in self._requests)
+        assert self._save_at is not None
+        periodic = now >= self._save_at and self._saving is None
+        save = asked or periodic
+        if save:
+            self._save_at = now + self._save_every_s
+        self._due_at = now + self._every_s
+        self._last += 1
+        self._labelled_versions = versions
+        self._open = _Open(self._last, save, now + LABEL_DEADLINE_S, self._requests)
+        self._requests = []
+        return Begin(Label(release=self._last, save=save))
+
+    def on_labelled(self, message: Labelled, now: float) -> list[ReleaseEffect]:
+        """One shard has labelled; the last one closes the release."""
+        release = self._open
+        if release is None or message.release != release.number or message.shard >= self._shards:
+            return []
+        release.entries[message.shard] = ManifestEntry(version=message.version, crc=message.crc)
+        if len(release.entries) < self._shards:
+            return []
+        entries = tuple(release.entries[shard] for shard in range(self._shards))
+        self._open = None
+        self.manifest = Manifest(release=release.number, shards=entries)
+        effects: list[ReleaseEffect] = [Close(self.manifest)]
+        effects += self._answer([r for r in release.requests if not r.save], release.number)
+        if release.save:
+            # A save that another one overtakes is answered by the newer: it holds more.
+            waiting = [r for r in release.requests if r.save]
+            waiting += self._saving.requests if self._saving else []
+            deadline = now + SAVE_DEADLINE_S
+            self._saving = _Saving(release.number, deadline, waiting, set(range(self._shards)))
+        return effects
+
+    def on_saved(self, message: Saved) -> list[ReleaseEffect]:
+        """One shard has written its part, or could not."""
+        saving = self._saving
+        if saving is None or message.release != saving.number:
+            return []
+        if message.error:
+            self._saving = None
+            return self._answer(saving.requests, saving.number, message.error)
+        saving.waiting.discard(message.shard)
+        if saving.waiting:
+            return []
+        self._saving = None
+        self.saved = saving.number
+        return self._answer(saving.requests, saving.number)
+
+    def _expire(self, now: float) -> list[ReleaseEffect]:
+        effects: list[ReleaseEffect] = []
+        release, saving = self._open, self._saving
+        if release is not None and now >= release.deadline:
+            late = sorted(set(range(self._shards)) - set(release.entries))
+            self._open = None
+            self.abandoned += 1
+            error = f"release {release.number} was abandoned: no answer from shards {late}"
+            effects += self._answer(release.requests, release.number, error)
+        if saving is not None and now >= saving.deadline:
+            self._saving = None
+            error = f"release {saving.number}: shards {sorted(saving.waiting)} did not write it"
+            effects += self._answer(saving.requests, saving.number, error)
+        return effects
+
+    @staticmethod
+    def _answer(requests: list[_Request], number: int, error: str = "") -> list[ReleaseEffect]:
+        message = ReleaseMade(release=number, error=error)
+        return [AnswerRelease(request.peer, message) for request in requests]

@@ -1,0 +1,98 @@
+"""When a shard publishes: often enough that nobody waits for parameters, seldom enough to coalesce.
+
+Publish when the version is unpublished and (a) no push is waiting, or (b) one push per attached
+worker was applied since the last publication, or (c) the oldest unpublished apply is
+LATEST_S old, or (d) a push was rejected as stale, or (e) a release or a fetch asks; never while the
+previous publication is still draining to healthy readers. None of these waits for a worker that may
+itself be waiting for a publication: that is why this cannot deadlock.
+"""
+
+from __future__ import annotations
+
+#: An applied push is published at the latest after this long, drain permitting.
+LATEST_S = 0.05
+
+#: A publication that has not drained after this long is held up by a reader that does not read;
+#: longer where earlier ones took longer (a slow link is not a stopped reader).
+DRAIN_PATIENCE_S = 0.25
+
+#: While a publication drains, the caller looks this often whether it has.
+DRAIN_POLL_S = 0.002
+
+#: Silence on the stream never lasts longer than this, so a subscriber learns within it of anything
+#: it missed.
+BEACON_EVERY_S = 0.1
+
+
+class PublishTiming:
+    """Decides when to publish and when to send a beacon; the caller tells it what happened."""
+
+    def __init__(self) -> None:
+        self._unpublished_since: float | None = None
+        self._applied = 0
+        self._asked = False
+        self._draining_since: float | None = None
+        self._longest_drain_s = 0.0
+        self._last_sent = 0.0
+
+    @property
+    def unpublished(self) -> bool:
+        return self._unpublished_since is not None
+
+    def on_apply(self, now: float) -> None:
+        self._applied += 1
+        if self._unpublished_since is None:
+            self._unpublished_since = now
+
+    def ask(self) -> None:
+        """A stale worker needs fresh parameters: publish as soon as there is something to."""
+        self._asked = True
+
+    def due(self, now: float, attached: int, push_waiting: bool) -> bool:
+        """True if a publication should leave now."""
+        if self._unpublished_since is None or self._is_draining(now):
+            return False
+        return (
+            self._asked
+            or not push_waiting
+            or self._applied >= max(1, attached)
+            or now - self._unpublished_since >= LATEST_S
+        )
+
+    def beacon_due(self, now: float) -> bool:
+        """Beacons fill silences; while a publication drains they would only queue behind it."""
+        return now - self._last_sent >= BEACON_EVERY_S and not self._is_draining(now)
+
+    def on_published(self, now: float) -> None:
+        self._unpublished_since = None
+        self._applied = 0
+        self._asked = False
+        self._draining_since = now
+        self._last_sent = now
+
+    def on_beacon(self, now: float) -> None:
+        self._last_sent = now
+
+    def on_drained(self, now: float) -> None:
+        """The newest publication has left for every reader that still reads."""
+        if self._draining_since is not None:
+            # The longest of late, forgotten slowly: one slow drain must not set the pace for ever.
+            self._longest_drain_s = max(0.9 * self._longest_drain_s, now - self._draining_since)
+            self._draining_since = None
+
+    def next_deadline(self, now: float) -> float:
+        """Nothing here becomes due before this time unless something else happens first."""
+        due = self._last_sent + BEACON_EVERY_S
+        if self._unpublished_since is not None:
+            due = min(due, self._unpublished_since + LATEST_S)
+        if self._is_draining(now):
+            # Nothing leaves before that has drained, and only looking tells: often if a
+            # publication waits for it, at the time of the next beacon if none does.
+            due = max(now if self.unpublished else due, now + DRAIN_POLL_S)
+        return due
+
+    def _is_draining(self, now: float) -> bool:
+        if self._draining_since is None:
+            return False
+        patience_s = max(DRAIN_PATIENCE_S, 4 * self._longest_drain_s)
+        return now - self._draining_since < patience_s

@@ -1,0 +1,51 @@
+"""Files that are whole or not there: written beside, synced, renamed, the folder synced."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from gradmq.errors import CheckpointError
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Let ``write`` fill a file beside ``path``, then make it ``path`` for good; raises OSError."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(beside)
+        _sync(beside)
+        os.replace(beside, path)
+    finally:
+        beside.unlink(missing_ok=True)
+    _sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a small file, whole or not at all; raises OSError."""
+    write_atomically(path, lambda beside: _write(beside, text))
+
+
+def next_incarnation(path: Path) -> int:
+    """Count one life more in this file, on disk before it is returned; raises CheckpointError."""
+    try:
+        last = int(path.read_text()) if path.exists() else 0
+        write_text(path, f"{last + 1}\n")
+    except ValueError:
+        raise CheckpointError(f"{path} does not hold a number; remove it or restore it") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot count incarnations in {path}: {error.strerror}") from None
+    return last + 1
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
