@@ -1,0 +1,184 @@
+"""The broker's only socket, and the loop around the directory and the releases."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from gradmq import link
+from gradmq.broker.directory import Member, Members, Tell
+from gradmq.broker.releases import AnswerRelease, Begin, Close, ReleaseEffect, Releases
+from gradmq.broker.status import compose
+from gradmq.durable import next_incarnation, write_text
+from gradmq.wire.messages import (
+    AskRelease,
+    AskStatus,
+    AskStop,
+    Evaluated,
+    Goodbye,
+    Hello,
+    Labelled,
+    Message,
+    Refused,
+    Renew,
+    Renewed,
+    Saved,
+    Status,
+)
+
+log = logging.getLogger(__name__)
+
+#: Leases and releases are looked at this often.
+TICK_S = 0.05
+
+EVALUATIONS_KEPT = 256
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerOptions:
+    """What a broker must be told."""
+
+    run: str
+    shards: int
+    state: Path
+    bind: str
+    port: int
+    advertise: str
+    insecure: bool
+    release_every_s: float
+    save_every_s: float
+    settings: dict[str, Any]
+    """Sent to every member at join: optimizer, staleness, …"""
+
+
+class BrokerNode:
+    """Serves one run until ``stopped`` says so; one thread."""
+
+    def __init__(self, options: BrokerOptions) -> None:
+        link.require_closed(options.bind, options.insecure)
+        self._options = options
+        self._evaluations: deque[Evaluated] = deque(maxlen=EVALUATIONS_KEPT)
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Listen, write the address to ``broker/address`` in the state folder, and serve.
+
+        Raises SettingsError if the port is taken, CheckpointError if the folder cannot be used.
+        """
+        options = self._options
+        with zmq.Context() as context, link.router(context) as socket:
+            port = link.bind(socket, options.bind, options.port)
+            incarnation = next_incarnation(options.state / "broker" / "incarnation")
+            self._socket = socket
+            self._members = Members(
+                options.run, options.shards, incarnation, options.settings, time.monotonic()
+            )
+            self._releases = Releases(options.shards, options.release_every_s, options.save_every_s)
+            address = f"tcp://{options.advertise}:{port}"
+            write_text(options.state / "broker" / "address", f"{address}\n")
+            log.info("run %s: listening, members connect to %s", options.run, address)
+            while not stopped():
+                if socket.poll(int(1000 * TICK_S)):
+                    self._receive_all()
+                self._on_time(time.monotonic())
+
+    def _receive_all(self) -> None:
+        for _ in range(256):  # then look at the clock, whoever shouts
+            try:
+                received = link.receive(self._socket, prefixes=1)
+            except link.BadMessage as error:
+                log.warning("refused a message: %s", error)
+                if error.prefix:
+                    self._send(error.prefix[0], Refused(reason="wire", text=str(error)))
+                continue
+            if received is None:
+                return
+            (peer,), message = received
+            self._on_message(peer, message, time.monotonic())
+
+    def _on_message(self, peer: bytes, message: Message, now: float) -> None:
+        match message:
+            case Renew():
+                self._on_renew(peer, message, now)
+            case Hello():
+                self._on_hello(peer, message, now)
+            case Labelled():
+                self._perform(self._releases.on_labelled(message, now))
+            case Saved():
+                if message.error:
+                    log.error("shard %d: %s", message.shard, message.error)
+                self._perform(self._releases.on_saved(message))
+            case Evaluated():
+                self._evaluations.append(message)
+            case AskStatus():
+                self._send(peer, Status(status=self.status(now)))
+            case AskRelease():
+                self._releases.on_ask(peer, message.save)
+            case AskStop():
+                log.info("stopping all workers: %s", message.reason)
+                self._members.on_stop()
+            case Goodbye():
+                self._members.on_goodbye(peer)
+            case _:
+                text = f"a {message.KIND} is not for the broker"
+                self._send(peer, Refused(reason="wire", text=text))
+
+    def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
+        answers = self._members.on_hello(peer, hello, now)
+        self._releases.on_known(self._members.newest_known_release)
+        for answer in answers:
+            if isinstance(answer.message, Refused):
+                log.warning("refused %s %r: %s", hello.role, hello.name, answer.message.text)
+        self._tell(answers)
+        self._tell(self._members.on_time(now))
+
+    def _on_renew(self, peer: bytes, renew: Renew, now: float) -> None:
+        rejoin = self._members.on_renew(peer, renew.report, now)
+        if rejoin is not None:
+            self._tell([rejoin])
+            return
+        follows = self._members.members[peer] in self._members.followers()
+        manifest = self._releases.manifest if follows else None
+        self._send(peer, Renewed(serial=self._members.serial, manifest=manifest))
+
+    def _on_time(self, now: float) -> None:
+        before = {m.peer: m for m in self._members.members.values()}
+        self._tell(self._members.on_time(now))
+        for peer in before.keys() - self._members.members.keys():
+            log.warning("%s: lease ran out", before[peer].name)
+        open_for_releases = self._members.phase != "waiting"
+        versions = self._members.versions() if open_for_releases else None
+        self._perform(self._releases.on_time(now, versions))
+
+    def status(self, now: float) -> dict[str, Any]:
+        return compose(self._members, self._releases, self._evaluations, now)
+
+    # -- effects ----------------------------------------------------------------------------------
+
+    def _perform(self, effects: Iterable[ReleaseEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Begin():
+                    self._send_all(self._members.shard_members(), effect.label)
+                case Close():
+                    self._send_all(self._members.followers(), effect.manifest)
+                case AnswerRelease():
+                    self._send(effect.peer, effect.message)
+
+    def _tell(self, effects: Iterable[Tell]) -> None:
+        for effect in effects:
+            self._send(effect.peer, effect.message)
+
+    def _send_all(self, members: Iterable[Member], message: Message) -> None:
+        for member in members:
+            self._send(member.peer, message)
+
+    def _send(self, peer: bytes, message: Message) -> None:
+        # A peer that cannot be reached asks again, or its lease runs out.
+        link.send(self._socket, message, prefix=[peer])

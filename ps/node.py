@@ -1,0 +1,361 @@
+"""A parameter server process: the sockets and the disk around one shard.
+
+broker  ──(DEALER)── join, labels          workers ──(PULL)─── gradients
+workers, followers ──(ROUTER)── attach, query, fetch     all ◀──(PUB)── parameters, beacons
+"""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import zmq
+
+from gradmq import link
+from gradmq.durable import next_incarnation
+from gradmq.errors import CheckpointError, JoinRefused, RemoteProtocolError
+from gradmq.layout import Layout
+from gradmq.membership import Membership
+from gradmq.ps import checkpoint
+from gradmq.ps.optim import optimizer_from
+from gradmq.ps.policy import policy_from
+from gradmq.ps.shard import Effect, Publish, Reply, Save, Shard, ShardState, TellBroker
+from gradmq.wire.messages import (
+    Attach,
+    Beacon,
+    Detach,
+    Directory,
+    Fetch,
+    Goodbye,
+    Hello,
+    Label,
+    Message,
+    Publication,
+    Push,
+    Query,
+    Refused,
+    Rejoin,
+    Renewed,
+    Saved,
+    Seed,
+    Welcome,
+)
+
+log = logging.getLogger(__name__)
+
+#: Pushes decided in one pass of the loop, before verdicts leave and control is looked at.
+PUSHES_PER_PASS = 64
+
+
+CONTROL_PER_PASS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class PsOptions:
+    """What a parameter server must be told."""
+
+    broker: str
+    shard: int
+    state: Path
+    bind: str
+    port: int
+    """The first of three; 0: any free ones."""
+    advertise: str
+    insecure: bool
+    push_budget_bytes: int
+    restore_release: int | None
+    """The release to start from; None: the newest on disk."""
+
+
+class PsNode:
+    """Serves one shard until ``stopped`` says so; one thread, and one that writes checkpoints."""
+
+    def __init__(self, options: PsOptions) -> None:
+        link.require_closed(options.bind, options.insecure)
+        link.check_address(options.broker)
+        self._options = options
+        self._shard: Shard | None = None
+        self._layout: Layout | None = None
+        self._restored: ShardState | None = None
+        self._run_name: str | None = None
+        self._directory: Directory | None = None
+        self._tracker: zmq.MessageTracker | None = None
+        self._saves: list[tuple[int, Future[Path]]] = []
+        self._addresses: tuple[str, ...] = ()
+
+    def run(self, stopped: Callable[[], bool]) -> None:
+        """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError."""
+        options = self._options
+        folder = checkpoint.shard_folder(options.state, options.shard)
+        with _exclusive(folder), ExitStack() as stack:
+            self._read_checkpoint()
+            self._incarnation = next_incarnation(folder / "incarnation")
+            self._context = stack.enter_context(zmq.Context())
+            self._stack = stack
+            self._broker = stack.enter_context(link.dealer(self._context, options.broker))
+            self._writer = stack.enter_context(ThreadPoolExecutor(1, "gradmq-checkpoint"))
+            self._member = Membership(self._hello)
+            self._poller = zmq.Poller()
+            self._poller.register(self._broker, zmq.POLLIN)
+            while not stopped():
+                self._poller.poll(int(1000 * self._sleep_s(time.monotonic())))
+                self._pass()
+            link.send(self._broker, Goodbye())
+            self._broker.setsockopt(zmq.LINGER, 500)
+
+    def _read_checkpoint(self) -> None:
+        options = self._options
+        if options.restore_release is not None:
+            found = checkpoint.load(options.state, options.shard, options.restore_release)
+        else:
+            newest = checkpoint.load_newest(options.state, options.shard)
+            if newest is None:
+                return
+            found = newest
+        self._run_name, self._layout, self._restored = found
+        log.info(
+            "restored shard %d at version %d, release %d",
+            options.shard,
+            self._restored.version,
+            self._restored.release,
+        )
+
+    # -- joining ----------------------------------------------------------------------------------
+
+    def _hello(self) -> Hello:
+        shard = self._shard
+        release = shard.release if shard else self._restored.release if self._restored else 0
+        return Hello(
+            role="ps",
+            name=f"ps-{self._options.shard}",
+            host=link.this_host(),
+            pid=os.getpid(),
+            shard=self._options.shard,
+            incarnation=self._incarnation,
+            ready=shard is not None and shard.ready,
+            release=release,
+            addresses=self._addresses,
+            payload=(self._layout.to_bytes(),) if self._layout else (),
+        )
+
+    def _open_shard(self, welcome: Welcome, layout: Layout) -> None:
+        """The layout is known: from here on this process can be pushed to."""
+        options = self._options
+        self._shard = Shard(
+            welcome.run,
+            layout,
+            options.shard,
+            self._incarnation,
+            optimizer_from(welcome.settings["optimizer"]),
+            policy_from(welcome.settings["staleness"]),
+            options.push_budget_bytes,
+        )
+        if self._restored is not None:
+            self._shard.restore(self._restored)
+            self._restored = None
+        self._pull = self._stack.enter_context(link.pull(self._context))
+        self._pub = self._stack.enter_context(
+            link.publisher(self._context, self._shard.part.nbytes)
+        )
+        self._control = self._stack.enter_context(link.router(self._context))
+        addresses = []
+        for offset, socket in enumerate((self._pull, self._pub, self._control)):
+            port = link.bind(socket, options.bind, options.port + offset if options.port else 0)
+            addresses.append(f"tcp://{options.advertise}:{port}")
+        self._addresses = tuple(addresses)
+        self._poller.register(self._pull, zmq.POLLIN)
+        self._poller.register(self._control, zmq.POLLIN)
+        self._member.rejoin(time.monotonic())
+        log.info("serving %d parameters of shard %d", self._shard.part.size, options.shard)
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def _sleep_s(self, now: float) -> float:
+        wake_at = self._member.next_deadline()
+        if self._shard is not None:
+            wake_at = min(wake_at, self._shard.next_deadline(now))
+        return max(0.0, min(wake_at - now, 0.5))
+
+    def _pass(self) -> None:
+        self._receive_from_broker()
+        if self._shard is not None:
+            self._receive_pushes(self._shard)
+            self._receive_control(self._shard)
+            now = time.monotonic()
+            if self._tracker is not None and self._tracker.done:
+                self._tracker = None
+                self._shard.on_drained(now)
+            self._perform(self._shard.on_time(now, self._push_waiting()))
+        self._collect_saves()
+        report = self._shard.report if self._shard else lambda: {"waiting_for": "the layout"}
+        due = self._member.on_time(time.monotonic(), report)
+        if due is not None and not link.send(self._broker, due):
+            self._member.not_sent(time.monotonic())
+
+    def _push_waiting(self) -> bool:
+        events = self._pull.getsockopt(zmq.EVENTS)
+        return bool(isinstance(events, int) and events & zmq.POLLIN)
+
+    def _receive_pushes(self, shard: Shard) -> None:
+        for _ in range(PUSHES_PER_PASS):
+            message = link.receive_good(self._pull)
+            if message is None:
+                break
+            if isinstance(message, Push):
+                self._perform(shard.on_push(message, time.monotonic()))
+            else:
+                log.warning("a %s on the gradient socket was ignored", message.KIND)
+        self._perform(shard.take_verdicts())
+
+    def _receive_control(self, shard: Shard) -> None:
+        for _ in range(CONTROL_PER_PASS):
+            try:
+                received = link.receive(self._control, prefixes=1)
+            except link.BadMessage as error:
+                log.warning("refused a message: %s", error)
+                if error.prefix:
+                    refused = Refused(reason="wire", text=str(error))
+                    link.send(self._control, refused, prefix=error.prefix)
+                continue
+            if received is None:
+                return
+            (peer,), message = received
+            self._on_control(shard, peer, message)
+
+    def _on_control(self, shard: Shard, peer: bytes, message: Message) -> None:
+        now = time.monotonic()
+        match message:
+            case Attach():
+                self._perform(shard.on_attach(peer, message))
+            case Query():
+                self._perform(shard.on_query(peer, message, self._push_waiting()))
+            case Fetch():
+                self._perform(shard.on_fetch(peer, message, now))
+            case Detach():
+                shard.on_detach(message)
+            case Seed():
+                self._on_seed(shard, peer, message, now)
+            case _:
+                text = f"a {message.KIND} is not for a shard"
+                self._perform([Reply(peer, Refused(reason="wire", text=text))])
+
+    def _on_seed(self, shard: Shard, peer: bytes, seed: Seed, now: float) -> None:
+        try:
+            self._perform(shard.on_seed(peer, seed))
+        except RemoteProtocolError as error:
+            log.warning("refused initial parameters: %s", error)
+        if shard.ready:
+            self._member.renew_soon(now)
+
+    def _receive_from_broker(self) -> None:
+        while (message := link.receive_good(self._broker, from_broker=True)) is not None:
+            now = time.monotonic()
+            self._member.on_heard(now)
+            match message:
+                case Welcome():
+                    self._on_welcome(message, now)
+                case Directory():
+                    self._on_directory(message, now)
+                case Label() if self._shard is not None:
+                    self._perform(self._shard.on_label(message, now))
+                case Rejoin():
+                    self._member.rejoin(now)
+                case Renewed():
+                    self._member.on_renewed(message, now)
+                case Refused():
+                    raise JoinRefused(f"broker {self._options.broker}: {message.text}")
+                case _:
+                    log.warning("a %s of the broker was ignored", message.KIND)
+
+    def _on_welcome(self, welcome: Welcome, now: float) -> None:
+        if self._run_name not in (None, welcome.run):
+            raise JoinRefused(
+                f"the state in {self._options.state} is of run {self._run_name}, "
+                f"the broker's is {welcome.run}; use another --state"
+            )
+        self._run_name = welcome.run
+        self._member.on_welcome(welcome, now)
+        if self._shard is None and self._layout is not None:
+            self._open_shard(welcome, self._layout)
+
+    def _on_directory(self, directory: Directory, now: float) -> None:
+        self._member.on_directory(directory, now)
+        if directory.payload and self._layout is None:
+            self._layout = Layout.from_bytes(b"".join(directory.payload))
+            assert self._member.welcome is not None
+            self._open_shard(self._member.welcome, self._layout)
+        if self._shard is not None:
+            self._shard.on_directory(directory)
+
+    # -- effects ----------------------------------------------------------------------------------
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Reply():
+                    # Lost if the peer is gone or does not read; it asks again.
+                    link.send(self._control, effect.message, prefix=[effect.peer])
+                case Publish():
+                    self._publish(effect.message)
+                case TellBroker():
+                    link.send(self._broker, effect.message)
+                case Save():
+                    self._save(effect)
+
+    def _publish(self, message: Publication | Beacon) -> None:
+        if isinstance(message, Beacon):
+            link.send(self._pub, message, prefix=[link.TOPIC_BEACONS])
+        elif message.release is not None:
+            link.send(self._pub, message, prefix=[link.TOPIC_RELEASES])
+        else:
+            self._tracker = link.send_tracked(self._pub, link.TOPIC_NEWEST, message)
+
+    def _save(self, effect: Save) -> None:
+        assert self._layout is not None and self._run_name is not None
+        future = self._writer.submit(
+            checkpoint.save,
+            self._options.state,
+            self._run_name,
+            self._layout,
+            self._options.shard,
+            effect.state,
+        )
+        self._saves.append((effect.release, future))
+
+    def _collect_saves(self) -> None:
+        for release, future in [save for save in self._saves if save[1].done()]:
+            self._saves.remove((release, future))
+            failure = future.exception()
+            if isinstance(failure, CheckpointError):
+                log.error("%s", failure)
+            elif failure is not None:
+                raise failure
+            saved = Saved(
+                release=release, shard=self._options.shard, error=str(failure) if failure else ""
+            )
+            link.send(self._broker, saved)
+
+
+@contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """One process per shard and state folder; the lock goes with the process, however it ends."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / "lock").open("w")
+    except OSError as error:
+        raise CheckpointError(f"cannot use state folder {folder}: {error.strerror}") from None
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise CheckpointError(
+                f"{folder} is in use by another process; stop it or use another --state"
+            ) from None
+        yield

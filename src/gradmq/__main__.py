@@ -1,0 +1,6 @@
+"""``python -m gradmq`` is ``gradmq``."""
+
+from gradmq.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,300 @@
+"""The command line: ``gradmq run`` for everything at once, one command per role, ``status``."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+
+from gradmq.config import Settings, all_keys, resolve
+from gradmq.errors import GradmqError, SettingsError
+
+DEFAULT_BROKER = "tcp://127.0.0.1:5550"
+
+app = App(
+    name="gradmq",
+    help="Asynchronous training over message queues, with the model served live while it learns.",
+    help_epilogue="`gradmq run --help-all` lists every setting.",
+    version_flags=["--version"],
+)
+
+Config = Annotated[Path | None, Parameter(help="TOML file with settings.")]
+Set = Annotated[
+    list[str],
+    Parameter(name="--set", help="Any setting, as KEY=VALUE.", negative="", consume_multiple=False),
+]
+Broker = Annotated[str, Parameter(help="Address of the broker.")]
+State = Annotated[Path, Parameter(help="Folder for checkpoints and counters.")]
+JobName = Annotated[str, Parameter(help="A built-in job (lm, fashion-mnist) or a Python file.")]
+Bind = Annotated[str | None, Parameter(help="Address to listen on; default 127.0.0.1.")]
+Advertise = Annotated[str | None, Parameter(help="Address told to others; default: --bind.")]
+Insecure = Annotated[
+    bool | None, Parameter(help="Listen beyond this host, though nothing is checked.", negative="")
+]
+
+
+def _pairs(values: Sequence[str]) -> dict[str, str]:
+    pairs = (value.partition("=") for value in values)
+    out = {}
+    for key, equals, value in pairs:
+        if not equals:
+            raise SettingsError(f"--set {key}: write it as KEY=VALUE")
+        out[key] = value
+    return out
+
+
+def _settings(config: Path | None, more: Sequence[str], **flags: Any) -> Settings:
+    dotted = {key.replace("__", "."): value for key, value in flags.items()}
+    return resolve({}, config, os.environ, {**dotted, **_pairs(more)})
+
+
+@app.command
+def run(
+    job: JobName = "",
+    *,
+    for_: Annotated[
+        str | None, Parameter("--for", help="Train for so long: 90s, 5m, 1.5h.")
+    ] = None,
+    updates: Annotated[int | None, Parameter(help="End after so many updates.")] = None,
+    samples: Annotated[int | None, Parameter(help="End after so many applied samples.")] = None,
+    until: Annotated[str | None, Parameter(help='End once this holds: "accuracy>=0.9".')] = None,
+    patience: Annotated[
+        int | None, Parameter(help="End after so many evaluations without improvement.")
+    ] = None,
+    workers: Annotated[int | None, Parameter(help="Worker processes; default 2.")] = None,
+    shards: Annotated[int | None, Parameter(help="Parameter server processes; default 1.")] = None,
+    lr: Annotated[float | None, Parameter(help="Learning rate; default: the job's.")] = None,
+    data: Annotated[str | None, Parameter(help="Folder with the job's data.")] = None,
+    name: Annotated[str | None, Parameter(help="Name of the run and its folder.")] = None,
+    init: Annotated[
+        Path | None, Parameter(help="Start from a .safetensors or .pth parameter file.")
+    ] = None,
+    resume: Annotated[Path | None, Parameter(help="Continue the run in this folder.")] = None,
+    config: Config = None,
+    set_: Set = [],  # noqa: B006  (cyclopts reads the default, nobody writes to it)
+) -> int:
+    """Train a job on this machine and serve it while it learns."""
+    from gradmq.run.run import run_job
+
+    chosen = {
+        "run.for": for_,
+        "run.updates": updates,
+        "run.samples": samples,
+        "run.until": until,
+        "run.patience": patience,
+        "run.workers": workers,
+        "run.shards": shards,
+        "optimizer.lr": lr,
+        "run.data": data,
+        "run.name": name,
+    }
+    return run_job(job, {**chosen, **_pairs(set_)}, config, init, resume)
+
+
+@app.command
+def broker(
+    *,
+    name: Annotated[str, Parameter(help="Name of the run.")] = "run",
+    shards: Annotated[int | None, Parameter(help="How many shards the run has; default 1.")] = None,
+    port: Annotated[int | None, Parameter(help="Port to listen on; default 5550.")] = None,
+    bind: Bind = None,
+    advertise: Advertise = None,
+    insecure: Insecure = None,
+    state: State = Path("gradmq-state"),
+    config: Config = None,
+    set_: Set = [],  # noqa: B006
+) -> int:
+    """Hold the directory of one run: who is where, which release is newest."""
+    from gradmq.broker.node import BrokerNode, BrokerOptions
+    from gradmq.process import StopFlag, run_role
+
+    def main(stop: StopFlag) -> None:
+        settings = _settings(
+            config, set_, run__shards=shards, network__port=port, network__bind=bind,
+            network__advertise=advertise, network__insecure=insecure,
+        )  # fmt: skip
+        network = settings.network
+        options = BrokerOptions(
+            run=name,
+            shards=settings.run.shards,
+            state=state,
+            bind=network.bind,
+            port=network.port if config is not None else network.port or 5550,
+            advertise=network.advertise or network.bind,
+            insecure=network.insecure,
+            release_every_s=settings.run.release_every,
+            save_every_s=settings.run.save_every,
+            settings=settings.told_to_members(),
+        )
+        BrokerNode(options).run(stop)
+
+    return run_role("broker", main)
+
+
+@app.command
+def ps(
+    *,
+    broker: Broker = DEFAULT_BROKER,
+    shard: Annotated[int, Parameter(help="Which shard, from 0.")] = 0,
+    port: Annotated[
+        int, Parameter(help="First of three ports to listen on; 0: any free ones.")
+    ] = 0,
+    bind: Bind = None,
+    advertise: Advertise = None,
+    insecure: Insecure = None,
+    state: State = Path("gradmq-state"),
+    restore_release: Annotated[
+        int | None, Parameter(help="Start from this release; default: the newest on disk.")
+    ] = None,
+    config: Config = None,
+    set_: Set = [],  # noqa: B006
+) -> int:
+    """Own one shard of the parameters: apply gradients, publish versions."""
+    from gradmq.process import StopFlag, run_role
+    from gradmq.ps.node import PsNode, PsOptions
+
+    def main(stop: StopFlag) -> None:
+        settings = _settings(
+            config, set_, network__bind=bind, network__advertise=advertise,
+            network__insecure=insecure,
+        )  # fmt: skip
+        network = settings.network
+        options = PsOptions(
+            broker=broker,
+            shard=shard,
+            state=state,
+            bind=network.bind,
+            port=port,
+            advertise=network.advertise or network.bind,
+            insecure=network.insecure,
+            push_budget_bytes=settings.ps.push_budget_mb * 1_000_000,
+            restore_release=restore_release,
+        )
+        PsNode(options).run(stop)
+
+    return run_role("ps", main)
+
+
+@app.command
+def worker(
+    job: JobName,
+    *,
+    broker: Broker = DEFAULT_BROKER,
+    name: Annotated[str, Parameter(help="Name of this worker; default: the broker's choice.")] = "",
+    data: Annotated[str | None, Parameter(help="Folder with the job's data.")] = None,
+    config: Config = None,
+    set_: Set = [],  # noqa: B006
+) -> int:
+    """Compute gradients of a job and push them."""
+    from gradmq.process import StopFlag, run_role
+
+    def main(stop: StopFlag) -> None:
+        from gradmq.jobs import load
+
+        settings = _settings(config, set_, run__data=data)
+        loaded = load(job)
+        from gradmq.worker.training import train
+
+        train(
+            loaded,
+            broker,
+            name,
+            settings.worker.max_in_flight,
+            settings.run.seed,
+            settings.run.data,
+            settings.run.join_timeout,
+            settings.worker.step_timeout,
+            stop,
+        )
+
+    return run_role("worker", main)
+
+
+@app.command
+def infer(
+    job: JobName,
+    *,
+    broker: Broker = DEFAULT_BROKER,
+    name: Annotated[str, Parameter(help="Name of this node; default: the broker's choice.")] = "",
+    host: Annotated[str | None, Parameter(help="HTTP address; default 127.0.0.1.")] = None,
+    port: Annotated[int | None, Parameter(help="HTTP port; 0: any free one.")] = None,
+    insecure: Insecure = None,
+    config: Config = None,
+    set_: Set = [],  # noqa: B006
+) -> int:
+    """Serve a job's newest release over HTTP."""
+    from gradmq.process import StopFlag, run_role
+
+    def main(stop: StopFlag) -> None:
+        from gradmq.jobs import load
+
+        settings = _settings(
+            config, set_, infer__host=host, infer__port=port, network__insecure=insecure
+        )
+        loaded = load(job)
+        from gradmq.infer.node import serve
+
+        serve(
+            loaded,
+            broker,
+            name,
+            settings.infer.host,
+            settings.infer.port,
+            settings.network.insecure,
+            settings.run.join_timeout,
+            stop.event,
+        )
+
+    return run_role("infer", main)
+
+
+@app.command
+def status(
+    broker: Broker = DEFAULT_BROKER,
+    *,
+    json_: Annotated[bool, Parameter("--json", help="Print JSON.", negative="")] = False,
+) -> int:
+    """Show who is in a run, how far it is, and who waits for whom."""
+    from gradmq.observer import Observer
+
+    with Observer(broker) as observer:
+        found = observer.status()
+    if json_:
+        print(json.dumps(found))
+    else:
+        from gradmq.view import print_status
+
+        print_status(found)
+    return 0
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run one command and exit with its status; what went wrong is one line on stderr."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help-all" in words:
+        _print_all_settings()
+        raise SystemExit(0)
+    try:
+        status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        text = " ".join(str(error).split())
+        print(f"gradmq: {text} (see gradmq {' '.join(words[:1])} --help)", file=sys.stderr)
+        raise SystemExit(2) from None
+    except GradmqError as error:
+        print(f"gradmq: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
+    except KeyboardInterrupt:
+        raise SystemExit(130) from None
+    raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _print_all_settings() -> None:
+    app(["run", "--help"], result_action="return_value")
+    print("\nEvery setting: in TOML, as --set KEY=VALUE, or in the environment.\n")
+    for key, variable, default, description in all_keys():
+        print(f"{key}  (default {default or 'none'}; {variable})\n    {description}")

@@ -1,0 +1,286 @@
+"""Sockets: every option that gradmq sets, in one place, with its reason.
+
+A socket is made, used and closed by one thread. Waits go through ``zmq.Poller``; a send never
+blocks, and what cannot be sent now is the caller's to keep or to drop.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import socket as sockets
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any
+
+import zmq
+
+from gradmq.errors import JoinRefused, RemoteProtocolError, SettingsError, WireVersionMismatch
+from gradmq.wire.codec import PART_BYTES, decode, encode
+from gradmq.wire.messages import Buffer, Message, Publication, ShardEntry
+
+Socket = zmq.Socket[bytes]
+
+log = logging.getLogger(__name__)
+
+TOPIC_NEWEST = b"p/"
+TOPIC_RELEASES = b"r/"
+TOPIC_BEACONS = b"b/"
+
+#: Queued publications per reader that does not keep up: at least four, and small ones up to this.
+PUBLICATION_QUEUE_BYTES = 32 << 20
+
+
+def _common(socket: Socket) -> Socket:
+    # What is still queued at close was drained before, or nobody waits for it.
+    socket.setsockopt(zmq.LINGER, 0)
+    # A frame is a header or a part; a longer one is refused before it is allocated.
+    socket.setsockopt(zmq.MAXMSGSIZE, 2 * PART_BYTES)
+    # A host that vanished is noticed after about 25 s idle, 15 s with data under way: these also
+    # end readers that stopped reading. Heartbeats of ZMTP stay slow: tight ones tear down
+    # connections that are busy with a large tensor.
+    socket.setsockopt(zmq.TCP_KEEPALIVE, 1)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_IDLE, 10)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_INTVL, 5)
+    socket.setsockopt(zmq.TCP_KEEPALIVE_CNT, 3)
+    socket.setsockopt(zmq.TCP_MAXRT, 15_000)
+    socket.setsockopt(zmq.HEARTBEAT_IVL, 10_000)
+    socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 60_000)
+    # Back off from an address nobody answers at, without forgetting it.
+    socket.setsockopt(zmq.RECONNECT_IVL, 100)
+    socket.setsockopt(zmq.RECONNECT_IVL_MAX, 2_000)
+    # A peer that connects and says nothing is dropped.
+    socket.setsockopt(zmq.HANDSHAKE_IVL, 5_000)
+    return socket
+
+
+def dealer(context: zmq.Context[Socket], address: str) -> Socket:
+    """A control connection."""
+    socket = _common(context.socket(zmq.DEALER))
+    # Nothing is queued for a peer that is not there: requests are repeated, not stored.
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    socket.connect(address)
+    return socket
+
+
+def push(context: zmq.Context[Socket], address: str) -> Socket:
+    """Gradients to one shard: a PUSH spreads over its peers, so it has exactly one."""
+    socket = _common(context.socket(zmq.PUSH))
+    socket.setsockopt(zmq.IMMEDIATE, 1)
+    # The session keeps what is unanswered; a deep queue here would only hide a slow shard.
+    socket.setsockopt(zmq.SNDHWM, 64)
+    socket.connect(address)
+    return socket
+
+
+def subscribe(context: zmq.Context[Socket], address: str, topics: Sequence[bytes]) -> Socket:
+    """A stream of one shard."""
+    socket = _common(context.socket(zmq.SUB))
+    for topic in topics:
+        socket.setsockopt(zmq.SUBSCRIBE, topic)
+    socket.connect(address)
+    return socket
+
+
+def router(context: zmq.Context[Socket]) -> Socket:
+    """Control requests; not bound yet."""
+    socket = _common(context.socket(zmq.ROUTER))
+    # A peer that is gone is an error at send, not a silent loss.
+    socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+    return socket
+
+
+def pull(context: zmq.Context[Socket]) -> Socket:
+    """Gradients from all workers; not bound yet."""
+    socket = _common(context.socket(zmq.PULL))
+    socket.setsockopt(zmq.RCVHWM, 64)
+    return socket
+
+
+def publisher(context: zmq.Context[Socket], publication_bytes: int) -> Socket:
+    """Parameters to all subscribers; not bound yet.
+
+    A reader that falls behind loses publications, silently; a beacon tells it, and it fetches.
+    """
+    socket = _common(context.socket(zmq.PUB))
+    deep = PUBLICATION_QUEUE_BYTES // max(1, publication_bytes)
+    socket.setsockopt(zmq.SNDHWM, max(4, min(1000, deep)))
+    return socket
+
+
+def bind(socket: Socket, host: str, port: int) -> int:
+    """Bind to a port (0: any free one) and return it; raises SettingsError."""
+    try:
+        socket.bind(f"tcp://{host}:{port or '*'}")
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EADDRINUSE:
+            text = f"port {port} on {host} is in use; stop what listens there or choose another"
+        else:
+            text = f"cannot listen on {host}:{port}: {error.strerror}"
+        raise SettingsError(text) from None
+    endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    return int(endpoint.decode().rpartition(":")[2])
+
+
+def require_closed(host: str, insecure: bool) -> None:
+    """Refuse to listen beyond this host unless told so (P7); raises SettingsError."""
+    if not insecure and not is_loopback(host):
+        raise SettingsError(
+            f"bind address {host} is reachable from other hosts, and nothing checks who connects; "
+            "use 127.0.0.1, or --insecure on a network you trust"
+        )
+
+
+def is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def check_address(address: str) -> str:
+    """A connectable tcp address, as given; raises SettingsError."""
+    head, _, port = address.rpartition(":")
+    if not head.startswith("tcp://") or not head[6:] or not port.isdigit():
+        raise SettingsError(f"address {address!r} is not of the form tcp://HOST:PORT")
+    return address
+
+
+def this_host() -> str:
+    return sockets.gethostname()
+
+
+# -- sending and receiving ------------------------------------------------------------------------
+
+
+def send(socket: Socket, message: Message, *, prefix: Sequence[bytes] = ()) -> bool:
+    """Send without blocking; False if the socket cannot take it now, or the peer is gone.
+
+    Payload parts are sent by reference: nobody may write to them any more.
+    """
+    try:
+        socket.send_multipart([*prefix, *encode(message)], zmq.DONTWAIT, copy=False)
+    except zmq.Again:
+        return False
+    except zmq.ZMQError as error:
+        if error.errno == zmq.EHOSTUNREACH:
+            return False
+        raise
+    return True
+
+
+def send_tracked(socket: Socket, topic: bytes, message: Publication) -> zmq.MessageTracker:
+    """Publish; the tracker is done when the last reader's connection has taken all of it."""
+    frames: list[Any] = [topic, *encode(message)]
+    tracker = socket.send_multipart(frames, zmq.DONTWAIT, copy=False, track=True)
+    assert isinstance(tracker, zmq.MessageTracker)
+    return tracker
+
+
+def receive(socket: Socket, *, prefixes: int = 0) -> tuple[list[bytes], Message] | None:
+    """The next message and what precedes its header, or None if there is none.
+
+    Raises RemoteProtocolError with ``.prefix`` set, so that the peer can be told.
+    """
+    try:
+        frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+    except zmq.Again:
+        return None
+    prefix = [frame.bytes for frame in frames[:prefixes]]
+    parts: list[Buffer] = [frame.buffer for frame in frames[prefixes:]]
+    try:
+        return prefix, decode(parts)
+    except RemoteProtocolError as error:
+        raise BadMessage(error, prefix) from None
+
+
+def receive_good(socket: Socket, *, prefixes: int = 0, from_broker: bool = False) -> Message | None:
+    """The next message that can be understood; others are logged and passed over.
+
+    Raises JoinRefused if the broker speaks another wire version: there is nobody else to ask.
+    """
+    while True:
+        try:
+            received = receive(socket, prefixes=prefixes)
+        except BadMessage as error:
+            if from_broker and error.wire_version:
+                raise JoinRefused(str(error)) from None
+            log.warning("ignored a message: %s", error)
+            continue
+        return received[1] if received else None
+
+
+class BadMessage(RemoteProtocolError):
+    """A message that could not be decoded, and from whom it came."""
+
+    def __init__(self, error: RemoteProtocolError, prefix: list[bytes]) -> None:
+        super().__init__(str(error))
+        self.prefix = prefix
+        self.wire_version = isinstance(error, WireVersionMismatch)
+
+
+# -- connections to the shards of a run -----------------------------------------------------------
+
+
+@dataclass(slots=True)
+class ShardLink:
+    """The sockets to one incarnation of one shard."""
+
+    entry: ShardEntry
+    stream: Socket
+    control: Socket
+    gradients: Socket | None
+
+    def close(self) -> None:
+        self.stream.close()
+        self.control.close()
+        if self.gradients is not None:
+            self.gradients.close()
+
+
+class ShardLinks:
+    """The connections of a worker or follower, opened and moved as the directory says."""
+
+    def __init__(
+        self, context: zmq.Context[Socket], topics: Sequence[bytes], with_gradients: bool
+    ) -> None:
+        self._context = context
+        self._topics = topics
+        self._with_gradients = with_gradients
+        self.by_shard: dict[int, ShardLink] = {}
+
+    def __enter__(self) -> ShardLinks:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for link in self.by_shard.values():
+            link.close()
+
+    def follow(self, entries: Sequence[ShardEntry]) -> None:
+        """Connect to what is new or has moved."""
+        for entry in entries:
+            link = self.by_shard.get(entry.index)
+            if link is not None and link.entry.addresses == entry.addresses:
+                link.entry = entry
+                continue
+            if link is not None:
+                if entry.incarnation < link.entry.incarnation:
+                    continue
+                link.close()
+            self.by_shard[entry.index] = self._open(entry)
+
+    def _open(self, entry: ShardEntry) -> ShardLink:
+        gradients, parameters, control = entry.addresses
+        return ShardLink(
+            entry,
+            subscribe(self._context, parameters, self._topics),
+            dealer(self._context, control),
+            push(self._context, gradients) if self._with_gradients else None,
+        )

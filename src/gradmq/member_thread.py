@@ -1,0 +1,300 @@
+"""The thread ``gradmq-io``: every socket of a worker or follower that lives in somebody's program.
+
+It joins the broker, connects to the shards the directory names, and hands each message to the
+subclass. The program's own thread shares the pure objects with it under ``lock`` and never touches
+a socket; ``lock`` is notified whenever something may have changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import socket as sockets
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import zmq
+
+from gradmq import link
+from gradmq.errors import Closed, Fenced, GradmqError, JoinRefused, RemoteProtocolError
+from gradmq.layout import Layout
+from gradmq.membership import Membership
+from gradmq.replica import AskShard
+from gradmq.wire.codec import joined
+from gradmq.wire.messages import (
+    Beacon,
+    Directory,
+    Goodbye,
+    Hello,
+    Message,
+    Publication,
+    Refused,
+    Rejoin,
+    Renewed,
+    Welcome,
+)
+
+log = logging.getLogger(__name__)
+
+#: The loop looks at its clocks at least this often.
+LONGEST_SLEEP_S = 0.2
+
+#: What is queued at the end has this long to leave.
+FAREWELL_MS = 500
+
+
+class MemberThread(threading.Thread):
+    """Owns a member's sockets from ``start`` to ``stop``; subclasses say what messages mean."""
+
+    def __init__(
+        self,
+        broker: str,
+        topics: Sequence[bytes],
+        with_gradients: bool,
+        report: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        super().__init__(name="gradmq-io", daemon=True)
+        self.lock = threading.Condition()
+        self.error: GradmqError | None = None
+        self.welcome: Welcome | None = None
+        self.directory: Directory | None = None
+        self.layout: Layout | None = None
+        self.broker_address = link.check_address(broker)
+        self.member = Membership(self.hello)
+        self._topics = topics
+        self._with_gradients = with_gradients
+        self._report = report
+        self._outgoing: list[Message] = []
+        self._stopping = False
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+
+    # -- what a subclass adds; called in this thread with ``lock`` held ----------------------------
+
+    @abstractmethod
+    def hello(self) -> Hello:
+        """What this member says of itself."""
+
+    def on_welcome(self, welcome: Welcome, now: float) -> None:
+        """The broker took the member in; again after a rejoin."""
+
+    def on_directory(self, directory: Directory, now: float) -> None:
+        """The directory has changed; the connections follow it already."""
+
+    @abstractmethod
+    def on_stream(self, publications: Sequence[Publication], beacon: Beacon | None) -> None:
+        """What one shard's stream brought: checked publications in order, then the last beacon."""
+
+    @abstractmethod
+    def on_control(self, shard: int, message: Message) -> None:
+        """An answer of a shard; publications in it are checked."""
+
+    def on_broker(self, message: Message) -> None:
+        """A message of the broker that is not about membership."""
+        log.warning("a %s of the broker was ignored", message.KIND)
+
+    def on_time(self, now: float) -> None:
+        """At the end of every pass."""
+
+    def on_leave(self) -> None:
+        """Say goodbye to the shards."""
+
+    def wake_at(self) -> float:
+        """When ``on_time`` must be called next, at the latest."""
+        return float("inf")
+
+    def wants_to_push(self, shard: int) -> bool:
+        """True if a push waits for this shard's socket."""
+        return False
+
+    def send_pushes(self) -> None:
+        """Hand waiting pushes to the sockets; called without the lock."""
+
+    # -- for the program's thread -----------------------------------------------------------------
+
+    def wake(self) -> None:
+        """There is something to send."""
+        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
+            self._wake_write.send(b"w")
+
+    def tell_broker(self, message: Message) -> None:
+        """Send this to the broker, soon; needs ``lock``."""
+        self._outgoing.append(message)
+        self.wake()
+
+    def stop(self, timeout_s: float) -> None:
+        """Leave the run and close every socket; waits for the thread."""
+        self._stopping = True
+        self.wake()
+        self.join(timeout_s)
+        self._wake_read.close()
+        self._wake_write.close()
+
+    def wait_for(self, ready: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait, with ``lock`` held, until ``ready`` or the deadline; raises ``error``."""
+        self.lock.wait_for(lambda: self.error is not None or ready(), timeout_s)
+        if self.error is not None:
+            raise self.error
+        return ready()
+
+    @property
+    def draining(self) -> bool:
+        """True once the run asks its workers to finish."""
+        return self.directory is not None and self.directory.phase == "draining"
+
+    def waiting_to_join(self) -> str:
+        """For whom this member waits before it has a layout; "" once it has."""
+        if self.layout is not None:
+            return ""
+        if self.member.joined and self.directory and self.directory.phase == "waiting":
+            return "the run to get its initial parameters"
+        return self.member.waiting_for(time.monotonic()) or "the layout"
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        try:
+            with zmq.Context() as context:
+                self._serve(context)
+        except GradmqError as error:
+            self._fail(error)
+        except Exception as error:
+            log.exception("the connection ended")
+            self._fail(Closed(f"the connection ended: {error!r}"))
+
+    def _fail(self, error: GradmqError) -> None:
+        with self.lock:
+            self.error = error
+            self.lock.notify_all()
+
+    def _serve(self, context: zmq.Context[link.Socket]) -> None:
+        with (
+            link.dealer(context, self.broker_address) as broker,
+            link.ShardLinks(context, self._topics, self._with_gradients) as links,
+        ):
+            self.broker, self.links = broker, links
+            while not self._stopping:
+                self._poll()
+                with self.lock:
+                    self._receive_from_broker()
+                    for shard in list(links.by_shard):
+                        self._receive_stream(shard)
+                        self._receive_control(shard)
+                    self._on_time(time.monotonic())
+                self.send_pushes()
+            with self.lock:
+                self.on_leave()
+            for shard_link in links.by_shard.values():
+                shard_link.control.setsockopt(zmq.LINGER, FAREWELL_MS)
+            link.send(broker, Goodbye())
+            broker.setsockopt(zmq.LINGER, FAREWELL_MS)
+
+    def _poll(self) -> None:
+        poller = zmq.Poller()
+        poller.register(self._wake_read, zmq.POLLIN)
+        poller.register(self.broker, zmq.POLLIN)
+        with self.lock:
+            for shard, shard_link in self.links.by_shard.items():
+                poller.register(shard_link.stream, zmq.POLLIN)
+                poller.register(shard_link.control, zmq.POLLIN)
+                if shard_link.gradients is not None and self.wants_to_push(shard):
+                    poller.register(shard_link.gradients, zmq.POLLOUT)
+            wake_at = min(self.member.next_deadline(), self.wake_at())
+        sleep_s = max(0.0, min(wake_at - time.monotonic(), LONGEST_SLEEP_S))
+        poller.poll(int(1000 * sleep_s) + 1)
+        with contextlib.suppress(BlockingIOError):
+            self._wake_read.recv(4096)
+
+    def _receive_from_broker(self) -> None:
+        while (message := link.receive_good(self.broker, from_broker=True)) is not None:
+            now = time.monotonic()
+            self.member.on_heard(now)
+            match message:
+                case Welcome():
+                    self.member.on_welcome(message, now)
+                    self.welcome = message
+                    self.on_welcome(message, now)
+                case Directory():
+                    self.member.on_directory(message, now)
+                    self.directory = message
+                    self.links.follow(message.shards)
+                    self.on_directory(message, now)
+                case Renewed():
+                    self.member.on_renewed(message, now)
+                    self.on_broker(message)
+                case Rejoin():
+                    self.member.rejoin(now)
+                case Refused(reason="name"):
+                    raise Fenced(message.text)
+                case Refused():
+                    raise JoinRefused(f"broker {self.broker_address}: {message.text}")
+                case _:
+                    self.on_broker(message)
+            self.lock.notify_all()
+
+    def _receive_stream(self, shard: int) -> None:
+        publications: dict[int | None, Publication] = {}
+        beacon: Beacon | None = None
+        stream = self.links.by_shard[shard].stream
+        while (message := link.receive_good(stream, prefixes=1)) is not None:
+            if not self._is_ours(message, shard):
+                continue
+            if isinstance(message, Beacon):
+                beacon = message
+            elif isinstance(message, Publication):
+                # Of several of one topic only the last is worth checking and copying.
+                publications[message.release] = message
+        checked = [p for p in map(self._checked, publications.values()) if p is not None]
+        if checked or beacon is not None:
+            self.on_stream(checked, beacon)
+            self.lock.notify_all()
+
+    def _receive_control(self, shard: int) -> None:
+        control = self.links.by_shard[shard].control
+        while (message := link.receive_good(control)) is not None:
+            checked: Message | None = message
+            if isinstance(message, Publication):
+                checked = self._checked(message) if self._is_ours(message, shard) else None
+            if checked is not None:
+                self.on_control(shard, checked)
+                self.lock.notify_all()
+
+    def _is_ours(self, message: Message, shard: int) -> bool:
+        return (
+            isinstance(message, Publication | Beacon)
+            and self.welcome is not None
+            and self.layout is not None
+            and message.run == self.welcome.run
+            and message.shard == shard
+        )
+
+    def _checked(self, publication: Publication) -> Publication | None:
+        assert self.layout is not None
+        try:
+            return joined(publication, self.layout.parts[publication.shard].size)
+        except RemoteProtocolError as error:
+            log.warning("ignored a publication of shard %d: %s", publication.shard, error)
+            return None
+
+    def _on_time(self, now: float) -> None:
+        due = self.member.on_time(now, lambda: dict(self._report()))
+        if due is not None and not link.send(self.broker, due):
+            self.member.not_sent(now)
+        if self.member.joined:
+            self._outgoing = [m for m in self._outgoing if not link.send(self.broker, m)]
+        self.on_time(now)
+
+    def ask(self, ask: AskShard | None) -> None:
+        """Perform a replica's effect."""
+        if ask is not None:
+            self.tell_shard(ask.shard, ask.message)
+
+    def tell_shard(self, shard: int, message: Message) -> None:
+        """Send on a shard's control socket; dropped if the shard is not there (it is repeated)."""
+        shard_link = self.links.by_shard.get(shard)
+        if shard_link is not None:
+            link.send(shard_link.control, message)

@@ -1,0 +1,141 @@
+"""An observer: asks a broker for status, releases and the end, without being part of the run."""
+
+from __future__ import annotations
+
+import time
+from types import TracebackType
+from typing import Any, TypeVar
+
+import zmq
+
+from gradmq import link
+from gradmq.errors import BrokerAway, ShardAway
+from gradmq.layout import Layout
+from gradmq.replica import FETCH_AGAIN_S
+from gradmq.wire.codec import joined
+from gradmq.wire.messages import (
+    AskRelease,
+    AskStatus,
+    AskStop,
+    Fetch,
+    Message,
+    Publication,
+    Refused,
+    ReleaseMade,
+    Status,
+)
+
+Answer = TypeVar("Answer", Status, ReleaseMade)
+
+#: A question without answer is asked again after this long.
+ASK_AGAIN_S = 0.5
+
+
+class Observer:
+    """A connection to a broker; for one thread."""
+
+    def __init__(self, address: str) -> None:
+        self._address = link.check_address(address)
+
+    def __enter__(self) -> Observer:
+        self._context = zmq.Context()
+        self._broker = link.dealer(self._context, self._address)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._broker.close()
+        self._context.term()
+
+    def status(self, timeout: float = 5.0) -> dict[str, Any]:
+        """What is known of the run; raises BrokerAway after ``timeout`` seconds."""
+        answer = self._ask(AskStatus(), Status, timeout)
+        return answer.status
+
+    def make_release(self, save: bool, timeout: float = 30.0) -> int:
+        """Have a release made, and written to disk if ``save``; returns its number.
+
+        Raises BrokerAway at the deadline, ShardAway if the release could not be made.
+        """
+        answer = self._ask(AskRelease(save=save), ReleaseMade, timeout, repeat=False)
+        if answer.error:
+            raise ShardAway(answer.error)
+        return answer.release
+
+    def stop_workers(self, reason: str) -> None:
+        """Ask all workers to finish; sent, not awaited: the status shows when they have left."""
+        deadline = time.monotonic() + ASK_AGAIN_S
+        while not link.send(self._broker, AskStop(reason=reason)):
+            if time.monotonic() > deadline:
+                raise BrokerAway(f"broker {self._address} is not connected")
+            time.sleep(0.01)
+
+    def _ask(
+        self, question: Message, kind: type[Answer], timeout_s: float, repeat: bool = True
+    ) -> Answer:
+        """Send, and wait for an answer of this kind; others belong to older questions."""
+        deadline = time.monotonic() + timeout_s
+        send_at = 0.0
+        while (now := time.monotonic()) < deadline:
+            if now >= send_at:
+                sent = link.send(self._broker, question)
+                again_s = (ASK_AGAIN_S if repeat else timeout_s) if sent else 0.02
+                send_at = now + again_s
+            wake_at = min(send_at, deadline)
+            if not self._broker.poll(max(1, int(1000 * (wake_at - now)))):
+                continue
+            message = link.receive_good(self._broker, from_broker=True)
+            if isinstance(message, kind):
+                return message
+            if isinstance(message, Refused):
+                raise BrokerAway(f"broker {self._address}: {message.text}")
+        raise BrokerAway(
+            f"broker {self._address} did not answer within {timeout_s:g} s; is it running there?"
+        )
+
+
+def fetch_parameters(
+    status: dict[str, Any], layout: Layout, timeout: float = 10.0
+) -> list[Publication]:
+    """The newest parameters of every shard in ``status``, exactly as the shards have them now.
+
+    Raises ShardAway if one has not answered after ``timeout`` seconds.
+    """
+    deadline = time.monotonic() + timeout
+    with zmq.Context() as context:
+        return [
+            _fetch(context, status["run"], layout, shard, deadline) for shard in status["shards"]
+        ]
+
+
+def _fetch(
+    context: zmq.Context[link.Socket],
+    run: str,
+    layout: Layout,
+    shard: dict[str, Any],
+    deadline: float,
+) -> Publication:
+    index = int(shard["index"])
+    if not shard["addresses"]:
+        raise ShardAway(f"shard {index} is not there: it waits {shard['waiting_for']}")
+    control = shard["addresses"][2]
+    with link.dealer(context, control) as socket:
+        send_at = 0.0
+        while (now := time.monotonic()) < deadline:
+            if now >= send_at:
+                sent = link.send(socket, Fetch(run=run, layout=layout.hash))
+                send_at = now + (FETCH_AGAIN_S if sent else 0.02)
+            if not socket.poll(max(1, int(1000 * (min(send_at, deadline) - now)))):
+                continue
+            match link.receive_good(socket):
+                case Publication() as publication:
+                    return joined(publication, layout.parts[index].size)
+                case Refused(text=text):
+                    raise ShardAway(f"shard {index} refused: {text}")
+                case _:
+                    pass
+    raise ShardAway(f"shard {index} at {control} did not send its parameters in time")

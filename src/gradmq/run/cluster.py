@@ -1,0 +1,177 @@
+"""LocalCluster: a broker and shards on loopback, for tests and notebooks."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradmq.binding import ArrayBinding, scatter
+from gradmq.config import resolve
+from gradmq.errors import Closed, ShardAway
+from gradmq.observer import Observer, fetch_parameters
+from gradmq.ps.optim import SGD
+from gradmq.ps.policy import Bounded, Unbounded
+from gradmq.run.local import start_broker, start_shard, start_shards
+from gradmq.run.release_zero import write_release_0
+from gradmq.run.roles import RoleProcess, end_all
+from gradmq.wire.messages import Version
+
+if TYPE_CHECKING:
+    import torch
+
+READY_S = 30.0
+
+
+class LocalCluster:
+    """A broker and ``shards`` parameter servers, as real processes that end with this one.
+
+    ``model`` (a torch module, or a dict of numpy float32 arrays) gives the first parameters and is
+    not changed. ``settings`` takes any setting by its dotted key. Raises RoleFailed or ShardAway
+    if the processes do not come up. Everything is kept in a temporary folder, which goes at the
+    end, unless ``folder`` names another. For one thread.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module | Mapping[str, npt.NDArray[Any]],
+        shards: int = 1,
+        optimizer: SGD | None = None,
+        staleness: Bounded | Unbounded | None = None,
+        settings: Mapping[str, Any] | None = None,
+        folder: Path | str | None = None,
+    ) -> None:
+        self._model = model
+        self._shards = shards
+        self._settings = {
+            **{f"optimizer.{k}": v for k, v in (optimizer or SGD(lr=0.1)).settings().items()},
+            **{f"staleness.{k}": v for k, v in (staleness or Bounded(8)).settings().items()},
+            **(settings or {}),
+        }
+        self._folder = None if folder is None else Path(folder)
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._roles: dict[str, RoleProcess] = {}
+        self._address = ""
+
+    def __enter__(self) -> LocalCluster:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self) -> LocalCluster:
+        """Start everything and wait until gradients can be pushed."""
+        if self._folder is None:
+            self._temporary = tempfile.TemporaryDirectory(prefix="gradmq-")
+            self._folder = Path(self._temporary.name)
+        try:
+            self._start(self._folder)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def _start(self, folder: Path) -> None:
+        settings = resolve({}, None, {}, {**self._settings, "run.shards": self._shards})
+        self._settings_file = folder / "settings.toml"
+        folder.mkdir(parents=True, exist_ok=True)
+        self._settings_file.write_text(settings.to_toml())
+        binding = _bind(self._model)
+        self._layout = write_release_0(folder / "checkpoints", "local", binding, self._shards)
+        self._roles["broker"], self._address = start_broker(folder, self._settings_file, "local")
+        for role in start_shards(folder, self._settings_file, self._address, self._shards):
+            self._roles[role.name] = role
+        deadline = time.monotonic() + READY_S
+        while self.status()["phase"] == "waiting":
+            for role in self._roles.values():
+                failure = role.failure()
+                if failure is not None:
+                    raise failure
+            if time.monotonic() > deadline:
+                raise ShardAway(
+                    f"the cluster waited {READY_S:g} s for {self.status()['waiting_for']}"
+                )
+            time.sleep(0.02)
+
+    def close(self) -> None:
+        """End all processes and remove the temporary folder."""
+        roles, self._roles = self._roles, {}
+        # Shards first: their goodbyes need a broker.
+        end_all([role for name, role in roles.items() if name != "broker"])
+        end_all([role for name, role in roles.items() if name == "broker"])
+        if self._temporary is not None:
+            self._temporary.cleanup()
+            self._temporary, self._folder = None, None
+
+    @property
+    def address(self) -> str:
+        """What ``Worker`` and ``Follower`` connect to."""
+        return self._address
+
+    def status(self) -> dict[str, Any]:
+        """The structure of ``gradmq status --json``; raises BrokerAway."""
+        self._require_open()
+        with Observer(self._address) as observer:
+            return observer.status()
+
+    def parameters(self, timeout: float = 10.0) -> dict[str, npt.NDArray[np.float32]]:
+        """The exact present values by name, float32; raises ShardAway after ``timeout`` seconds."""
+        values, _ = self._fetch(timeout)
+        return values
+
+    def versions(self, timeout: float = 10.0) -> tuple[Version, ...]:
+        """The present (incarnation, version) of every shard."""
+        _, versions = self._fetch(timeout)
+        return versions
+
+    def kill(self, role: str) -> None:
+        """``kill -9`` a role ("broker", "ps-0", …), to see what happens."""
+        self._require_open()
+        self._roles[role].kill()
+        self._roles[role].wait(READY_S)
+
+    def restart_shard(self, index: int) -> None:
+        """Start a shard again, with the same command."""
+        self._require_open()
+        assert self._folder is not None
+        self._roles.pop(f"ps-{index}").close()
+        role = start_shard(self._folder, self._settings_file, self._address, index)
+        self._roles[role.name] = role
+
+    def _fetch(
+        self, timeout: float
+    ) -> tuple[dict[str, npt.NDArray[np.float32]], tuple[Version, ...]]:
+        publications = fetch_parameters(self.status(), self._layout, timeout)
+        values: dict[str, npt.NDArray[np.float32]] = {}
+        tensors = self._layout.tensors
+
+        def write(row: int, vector: npt.NDArray[np.float32]) -> None:
+            values[tensors[row].name] = vector.reshape(tensors[row].shape).copy()
+
+        scatter(self._layout, publications, write)
+        empty = {t.name: np.zeros(t.shape, np.float32) for t in tensors if t.size == 0}
+        versions = tuple(publication.version for publication in publications)
+        return {t.name: {**values, **empty}[t.name] for t in tensors}, versions
+
+    def _require_open(self) -> None:
+        if not self._roles:
+            raise Closed("this cluster is not open: use `with LocalCluster(...)`, or open() it")
+
+
+def _bind(model: Any) -> Any:
+    if isinstance(model, Mapping):
+        return ArrayBinding(model)
+    from gradmq.torch_binding import TorchBinding
+
+    return TorchBinding(model)

@@ -1,0 +1,59 @@
+"""Broker and shards as processes on this machine: what a run and a LocalCluster have in common."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from gradmq.errors import RoleFailed
+from gradmq.run.roles import RoleProcess, flags
+
+#: A broker that does not listen by then will not.
+LISTEN_S = 15.0
+
+
+def start_broker(folder: Path, settings: Path, run: str) -> tuple[RoleProcess, str]:
+    """Start a broker and wait until it listens: (process, address); raises RoleFailed."""
+    address_file = folder / "broker" / "address"
+    address_file.unlink(missing_ok=True)
+    broker = RoleProcess(
+        "broker",
+        "gradmq.broker",
+        flags({"config": settings, "state": folder, "name": run}),
+        folder / "logs" / "broker.log",
+    )
+    deadline = time.monotonic() + LISTEN_S
+    while not address_file.exists():
+        failure = broker.failure()
+        if failure is not None:
+            broker.close()
+            raise failure
+        if time.monotonic() > deadline:
+            broker.kill()
+            broker.close()
+            raise RoleFailed(f"the broker did not listen within {LISTEN_S:g} s (log: {broker.log})")
+        time.sleep(0.01)
+    return broker, address_file.read_text().strip()
+
+
+def start_shards(
+    folder: Path, settings: Path, broker: str, count: int, restore_release: int | None = None
+) -> list[RoleProcess]:
+    """Start one parameter server per shard, each with its checkpoints under ``folder``."""
+    return [start_shard(folder, settings, broker, i, restore_release) for i in range(count)]
+
+
+def start_shard(
+    folder: Path, settings: Path, broker: str, index: int, restore_release: int | None = None
+) -> RoleProcess:
+    arguments = flags(
+        {
+            "config": settings,
+            "broker": broker,
+            "state": folder / "checkpoints",
+            "shard": index,
+            "restore-release": restore_release,
+        }
+    )
+    log = folder / "logs" / f"ps-{index}.log"
+    return RoleProcess(f"ps-{index}", "gradmq.ps", arguments, log)

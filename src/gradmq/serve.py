@@ -1,0 +1,85 @@
+"""How a job's model is served: what its inputs and outputs mean to the people who ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from gradmq.errors import JobError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+#: Data types of the Open Inference Protocol that numpy has; bytes and bfloat16 are not served.
+DATATYPES: Final = frozenset(
+    [
+        "BOOL",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "FP16",
+        "FP32",
+        "FP64",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One named tensor of the Open Inference Protocol; -1 stands for a size that may vary.
+
+    The first dimension is the batch.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if self.datatype not in DATATYPES:
+            known = ", ".join(sorted(DATATYPES))
+            raise JobError(f"tensor {self.name}: datatype {self.datatype!r} is none of {known}")
+        if not self.shape or any(size < -1 for size in self.shape):
+            raise JobError(
+                f"tensor {self.name}: shape {self.shape} needs a batch dimension first, "
+                "and no size below -1"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class TensorModel:
+    """A model asked with named tensors and answering with named tensors.
+
+    Without ``prepare`` the model is called with the inputs in order, as torch tensors; without
+    ``finish`` its output, or tuple of outputs, is the answer in the order of ``outputs``.
+    Both run in the thread that runs the model, under ``torch.inference_mode``.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    prepare: Callable[[Mapping[str, np.ndarray[Any, Any]]], tuple[Any, ...]] | None = None
+    """Arrays by input name -> the positional arguments of the model."""
+    finish: Callable[[Any], Mapping[str, Any]] | None = None
+    """What the model returned -> tensors or arrays by output name."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextModel:
+    """A model that maps token ids (B, T) int64 to logits (B, T, V) of each next token.
+
+    ``encode`` may return no token for the empty text; ``decode`` takes any list of token ids below
+    V, also one that is cut in the middle of a character, and never raises.
+    """
+
+    encode: Callable[[str], list[int]]
+    decode: Callable[[Sequence[int]], str]
+    context_tokens: int
+    """The largest T; of longer texts the model sees the end."""
+    sample_prompt: str = ""
+    """Completed by the first and the last release of a run, to show what it has learned."""

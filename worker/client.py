@@ -1,0 +1,407 @@
+"""The public Worker: gradients out, parameters in, in any program."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from gradmq.binding import ArrayBinding, Gradients
+from gradmq.errors import BrokerAway, Closed, DrainTimeout, JobError, ShardAway
+from gradmq.layout import Layout
+from gradmq.wire.messages import Version
+from gradmq.worker.node import WorkerThread, base_versions
+from gradmq.worker.session import Answered
+
+if TYPE_CHECKING:
+    import torch
+
+    from gradmq.torch_binding import TorchBinding
+
+log = logging.getLogger(__name__)
+
+#: ``close`` waits this long for verdicts, and as long again for the thread.
+CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What one ``Worker.step`` did."""
+
+    seq: int | None
+    """The push's number in its session; None if the gradient was not finite and was skipped."""
+    verdicts: tuple[Answered, ...]
+    """Answers that arrived since the last call, oldest first; not always this push's."""
+    versions: tuple[Version, ...]
+    """(incarnation, version) of every shard as now installed in the model."""
+    waited_s: float
+    waited_for: str
+    """Who was waited for last; "" if nobody."""
+
+
+class PushHandle:
+    """One push made with ``Worker.push``; its verdict arrives later."""
+
+    def __init__(self, worker: Worker, session: int, seq: int) -> None:
+        self.session = session
+        self.seq = seq
+        self._worker = worker
+        self._answer: Answered | None = None
+
+    def verdict(self, timeout: float = 60.0) -> Answered:
+        """The shards' answer; raises ShardAway if it has not come after ``timeout`` seconds."""
+        self._worker._wait(lambda: self._answer is not None, timeout, "verdict")
+        assert self._answer is not None
+        return self._answer
+
+
+class Worker:
+    """Pushes gradients of a model and installs the run's newest parameters in it.
+
+    ``model`` is a torch module, or a dict of numpy float32 arrays. All methods belong to one
+    thread, the one that computes on the model: parameters change only inside ``open``, ``step``,
+    ``push`` excepted, and ``pull``. The network has a thread of its own. After a fork the child's
+    copy raises Closed.
+
+    ``max_in_flight`` pushes may be under way; with 1, each step waits for parameters that hold its
+    own gradient: sequential SGD. Memory: one gradient per push under way, one or two models.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module | Mapping[str, npt.NDArray[Any]],
+        address: str,
+        name: str | None = None,
+        max_in_flight: int = 2,
+        timeout: float = 30.0,
+    ) -> None:
+        if max_in_flight < 1:
+            raise JobError(f"max_in_flight is {max_in_flight}; it must be at least 1")
+        self._binding = _bind(model)
+        self._address = address
+        self._timeout_s = timeout
+        self._io = WorkerThread(
+            address,
+            name or "",
+            self._binding.tensors,
+            max_in_flight,
+            initial=lambda layout: Gradients(layout, self._binding.read()),
+            report=self._report,
+        )
+        self._opened = False
+        self._owner_pid = os.getpid()
+        self._base: tuple[Version, ...] = ()
+        self._handles: dict[tuple[int, int], PushHandle] = {}
+        self._untaken: list[Answered] = []
+        self._last_loss: float | None = None
+        self._skipped_nonfinite = 0
+        self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=8)
+        self._samples = 0
+
+    # -- life -------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Worker:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close(timeout=CLOSE_S if kind is None else 0.0)
+
+    def open(self) -> Worker:
+        """Join the run and install its parameters.
+
+        Raises BrokerAway or ShardAway after the ``timeout`` given at construction, LayoutMismatch
+        or JoinRefused if this model or worker does not belong to the run.
+        """
+        self._require_owner()
+        self._opened = True
+        self._io.start()
+        try:
+            self._wait(lambda: self._io.replica is not None and self._io.replica.complete,
+                       self._timeout_s, "join")  # fmt: skip
+        except BaseException:
+            self.close(timeout=0.0)
+            raise
+        self._install()
+        return self
+
+    def close(self, timeout: float = CLOSE_S) -> None:
+        """Wait up to ``timeout`` seconds for verdicts, leave the run, close every socket."""
+        if not self._opened or self._owner_pid != os.getpid():
+            return
+        self._opened = False
+        if timeout and self._io.error is None:
+            with self._io.lock:
+                self._io.lock.wait_for(self._is_drained, timeout)
+                session = self._io.session
+                if session is not None and session.unanswered:
+                    log.warning("closed with pushes unanswered: %s", list(session.unanswered))
+        self._io.stop(CLOSE_S)
+
+    # -- training ---------------------------------------------------------------------------------
+
+    def step(
+        self, loss: torch.Tensor | float | None = None, samples: int = 0, timeout: float = 60.0
+    ) -> Step:
+        """Push what ``backward`` left in ``.grad``, clear it, install the freshest parameters.
+
+        ``loss`` and ``samples`` are for the run's figures. A gradient that is not finite is not
+        pushed (GradScaler makes them by design); the step then says ``seq=None``. Raises ShardAway,
+        naming who is waited for, if the window is still full after ``timeout`` seconds: the push is
+        under way all the same, and ``catch_up`` goes on waiting.
+        """
+        binding = self._require_torch()
+        gradients = Gradients(self._layout, binding.gradients())
+        binding.clear_gradients()
+        started = time.monotonic()
+        self._last_loss = None if loss is None else float(loss)
+        if not gradients.finite:
+            self._skipped_nonfinite += 1
+            return self._stepped(None, started, "")
+        _, seq = self._push(gradients, samples, timeout)
+        waited_for = self._wait(self._may_compute, timeout, "step")
+        return self._stepped(seq, started, waited_for)
+
+    def catch_up(self, timeout: float = 60.0) -> Step:
+        """Wait until the window has room and install the freshest parameters; pushes nothing.
+
+        What is left to do after ``step`` raised ShardAway. Raises ShardAway like it.
+        """
+        started = time.monotonic()
+        return self._stepped(None, started, self._wait(self._may_compute, timeout, "step"))
+
+    def push(
+        self,
+        gradients: Mapping[str, Any],
+        loss: float | None = None,
+        samples: int = 0,
+        timeout: float = 60.0,
+    ) -> PushHandle:
+        """Push gradients given by tensor name: numpy arrays or torch tensors; absent ones stay.
+
+        Waits up to ``timeout`` seconds for room in the window, then raises ShardAway. Installs
+        nothing. Raises LayoutMismatch for an unknown name or a wrong shape, JobError for a
+        gradient that is not finite.
+        """
+        self._require_open()
+        cut = Gradients(self._layout, self._binding.named(gradients))
+        if not cut.finite:
+            raise JobError("the gradient holds NaN or infinity; it was not pushed")
+        self._last_loss = loss
+        session, seq = self._push(cut, samples, timeout)
+        handle = self._handles[session, seq] = PushHandle(self, session, seq)
+        return handle
+
+    def pull(self, timeout: float = 5.0) -> tuple[Version, ...]:
+        """Install the newest parameters that every shard has now; returns their versions.
+
+        Raises ShardAway if a shard has not answered after ``timeout`` seconds.
+        """
+        self._require_open()
+        with self._io.lock:
+            self._io.fetch_asked = True
+        self._io.wake()
+        self._wait(self._has_fetched, timeout, "pull")
+        self._install()
+        return self._base
+
+    def drain(self, timeout: float = 5.0) -> tuple[Answered, ...]:
+        """Wait for all verdicts and return those not returned before.
+
+        Raises DrainTimeout, whose ``unanswered`` lists the seqs, after ``timeout`` seconds.
+        """
+        self._require_open()
+        with self._io.lock:
+            if not self._io.wait_for(self._is_drained, timeout):
+                session = self._io.session
+                unanswered = session.unanswered if session else ()
+                raise DrainTimeout(
+                    f"no verdict on pushes {list(unanswered)} within {timeout:g} s; "
+                    f"waited for {self._io.waiting_for()}",
+                    unanswered,
+                )
+        return self._take_answers()
+
+    def optimizer(self, samples_per_step: int = 0) -> torch.optim.Optimizer:
+        """An optimizer whose ``step()`` is this worker's; loops written for torch run unchanged.
+
+        Its learning rate is shown for schedulers to read; the one that counts is the server's.
+        """
+        from gradmq.worker.torch_optimizer import PushOptimizer
+
+        self._require_open()
+        assert self._io.welcome is not None
+        lr = float(self._io.welcome.settings["optimizer"]["lr"])
+        return PushOptimizer(self, self._require_torch().parameters, lr, samples_per_step)
+
+    # -- what can be looked at --------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """This worker's name in the run; the broker chose it if none was given."""
+        return self._io.worker_name
+
+    @property
+    def session(self) -> int:
+        """This worker's present session; a new one after a fence."""
+        return self._io.session.session if self._io.session else 0
+
+    @property
+    def stopping(self) -> bool:
+        """True once the run asks its workers to finish."""
+        with self._io.lock:
+            return self._io.draining
+
+    @property
+    def versions(self) -> tuple[Version, ...]:
+        """(incarnation, version) of every shard as installed in the model."""
+        return self._base
+
+    def parameters(self) -> dict[str, npt.NDArray[np.float32]]:
+        """Copies of the model's present values, by name."""
+        values = self._binding.read()
+        return {
+            tensor.name: np.array(values[row]).reshape(tensor.shape)
+            for row, tensor in enumerate(self._binding.tensors)
+        }
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    @property
+    def _layout(self) -> Layout:
+        self._require_open()
+        assert self._io.layout is not None
+        return self._io.layout
+
+    def _stepped(self, seq: int | None, started: float, waited_for: str) -> Step:
+        waited_s = time.monotonic() - started
+        self._install()
+        return Step(seq, self._take_answers(), self._base, waited_s, waited_for)
+
+    def _push(self, gradients: Gradients, samples: int, timeout_s: float) -> tuple[int, int]:
+        self._wait(self._may_compute, timeout_s, "push")
+        with self._io.lock:
+            session = self._io.session
+            assert session is not None
+            seq = session.push(
+                self._base,
+                gradients.payloads,
+                gradients.crcs,
+                gradients.present,
+                time.monotonic(),
+                self._last_loss,
+                samples,
+            )
+        self._samples += samples
+        self._io.wake()
+        return session.session, seq
+
+    def _may_compute(self) -> bool:
+        session = self._io.session
+        return session is not None and session.in_flight < session.max_in_flight
+
+    def _is_drained(self) -> bool:
+        return self._io.session is None or not self._io.session.unanswered
+
+    def _has_fetched(self) -> bool:
+        replica = self._io.replica
+        return replica is not None and not self._io.fetch_asked and not replica.fetching
+
+    def _wait(self, ready: Callable[[], bool], timeout_s: float, what: str) -> str:
+        """Wait for ``ready``; returns for whom, raises BrokerAway or ShardAway at the deadline."""
+        self._require_open()
+        with self._io.lock:
+            ready_now = self._collect_and(ready)
+            if ready_now():
+                return ""
+            waiting_for = self._io.waiting_for()
+            if not self._io.wait_for(ready_now, timeout_s):
+                waiting_for = self._io.waiting_for()
+                if self._io.welcome is None:
+                    raise BrokerAway(
+                        f"broker {self._address} did not answer within {timeout_s:g} s; is it "
+                        "running there? `gradmq broker` starts one"
+                    )
+                raise ShardAway(f"{what} waited {timeout_s:g} s for {waiting_for}")
+            return waiting_for
+
+    def _collect_and(self, ready: Callable[[], bool]) -> Callable[[], bool]:
+        def check() -> bool:
+            self._collect()
+            return ready()
+
+        return check
+
+    def _collect(self) -> None:
+        """Hand verdicts to the pushes that were made by hand; the lock is held."""
+        for answer in self._io.answered:
+            handle = self._handles.pop((answer.session, answer.seq), None)
+            if handle is not None:
+                handle._answer = answer
+        self._untaken += self._io.answered
+        self._io.answered = []
+
+    def _take_answers(self) -> tuple[Answered, ...]:
+        with self._io.lock:
+            self._collect()
+            answers, self._untaken = tuple(self._untaken), []
+        return answers
+
+    def _install(self) -> None:
+        """Write the replica's publications into the model, if they are newer than its own."""
+        with self._io.lock:
+            replica = self._io.replica
+            assert replica is not None
+            versions = base_versions(replica)
+            publications = [p for p in replica.publications if p is not None]
+        if versions != self._base:
+            self._binding.install(self._layout, publications)
+            self._base = versions
+
+    def _report(self) -> dict[str, Any]:
+        """For the broker's status; called by the network thread, with the lock held."""
+        now = time.monotonic()
+        self._rate.append((now, self._samples))
+        since, samples = self._rate[0]
+        session = self._io.session
+        return {
+            "seq": session.last_seq if session else 0,
+            "samples_per_s": (self._samples - samples) / max(now - since, 1e-3),
+            "loss": self._last_loss,
+            "skipped_nonfinite": self._skipped_nonfinite,
+            "waiting_for": self._io.waiting_for(),
+        }
+
+    def _require_owner(self) -> None:
+        if self._owner_pid != os.getpid():
+            raise Closed("this worker belongs to the process that made it; make one after the fork")
+
+    def _require_open(self) -> None:
+        self._require_owner()
+        if not self._opened:
+            raise Closed("this worker is not open: use `with Worker(...)`, or open() it first")
+
+    def _require_torch(self) -> TorchBinding:
+        if isinstance(self._binding, ArrayBinding):
+            raise JobError("arrays have no .grad: give their gradients to push()")
+        return self._binding
+
+
+def _bind(model: Any) -> ArrayBinding | TorchBinding:
+    if isinstance(model, Mapping):
+        return ArrayBinding(model)
+    from gradmq.torch_binding import TorchBinding
+
+    return TorchBinding(model)

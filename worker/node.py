@@ -1,0 +1,235 @@
+"""A worker's side of the network: session and replica in the thread ``gradmq-io``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradmq import link
+from gradmq.binding import Gradients
+from gradmq.layout import Layout, Tensor
+from gradmq.member_thread import MemberThread
+from gradmq.replica import Replica
+from gradmq.wire.messages import (
+    Attached,
+    Beacon,
+    Detach,
+    Directory,
+    Hello,
+    Message,
+    NotSeen,
+    Publication,
+    Reattach,
+    Refused,
+    Renewed,
+    Seed,
+    ShardEntry,
+    Verdicts,
+    Version,
+    Welcome,
+)
+from gradmq.worker.session import Answered, Session
+
+log = logging.getLogger(__name__)
+
+#: A granted seeding is sent again after this long, until the broker says that the shard is ready.
+SEED_AGAIN_S = 2.0
+
+
+class WorkerThread(MemberThread):
+    """Keeps the session going; what is public here needs ``lock``."""
+
+    def __init__(
+        self,
+        broker: str,
+        name: str,
+        tensors: Sequence[Tensor],
+        max_in_flight: int,
+        initial: Callable[[Layout], Gradients],
+        report: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        topics = (link.TOPIC_NEWEST, link.TOPIC_BEACONS)
+        super().__init__(broker, topics, with_gradients=True, report=report)
+        self.session: Session | None = None
+        self.replica: Replica | None = None
+        self.answered: list[Answered] = []
+        self.fetch_asked = False
+        """Set by the caller: have every shard send what is newest."""
+        self.worker_name = name
+        self._tensors = tuple(tensors)
+        self._max_in_flight = max_in_flight
+        self._initial = initial
+        self._seed_at: dict[int, float] = {}
+
+    def waiting_for(self) -> str:
+        """Who this worker waits for now, in words; "" if for nobody."""
+        joining = self.waiting_to_join()
+        if joining or self.replica is None or self.session is None:
+            return joining
+        if not self.replica.complete:
+            if self.directory and self.directory.phase == "waiting":
+                return "the run to get its initial parameters"
+            missing = [i for i, v in enumerate(self.replica.versions) if v is None]
+            return f"shards {missing}: first parameters"
+        now = time.monotonic()
+        waiting = self.session.waiting_for(now)
+        away = self.member.waiting_for(now)
+        return f"{waiting}; {away}" if waiting and away else waiting
+
+    # -- joining ----------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            role="worker",
+            name=self.worker_name,
+            host=link.this_host(),
+            pid=os.getpid(),
+            run=self.welcome.run if self.welcome else None,
+            session=self.session.session if self.session else None,
+            payload=(Layout(self._tensors, 1).to_bytes(),),
+        )
+
+    def on_welcome(self, welcome: Welcome, now: float) -> None:
+        self.worker_name = welcome.name
+        if self.layout is None:
+            self.layout = Layout(self._tensors, welcome.shards)
+            self.replica = Replica(welcome.run, self.layout)
+        if self.session is None or self.session.session != welcome.session:
+            self._begin_session(welcome, now)
+
+    def _begin_session(self, welcome: Welcome, now: float) -> None:
+        """A new life: what the last one left unanswered ends as unknown, and is not sent again."""
+        assert self.layout is not None and self.replica is not None
+        if self.session is not None:
+            log.warning("session %d was fenced; joined anew", self.session.session)
+            self.session.fence("the session was fenced: its lease ran out")
+            self.answered += self.session.take_answered()
+        self.session = Session(
+            welcome.run, self.layout, welcome.session, welcome.name, self._max_in_flight
+        )
+        for shard, version in enumerate(self.replica.versions):
+            if version is not None:
+                self.session.on_replica(shard, version, now)
+        if self.directory is not None:
+            self.session.on_directory(self.directory, now)
+
+    def on_directory(self, directory: Directory, now: float) -> None:
+        if self.session is not None:
+            self.session.on_directory(directory, now)
+
+    def on_broker(self, message: Message) -> None:
+        if not isinstance(message, Renewed):
+            super().on_broker(message)
+
+    # -- the shards -------------------------------------------------------------------------------
+
+    def on_stream(self, publications: Sequence[Publication], beacon: Beacon | None) -> None:
+        assert self.replica is not None and self.session is not None
+        now = time.monotonic()
+        for publication in publications:
+            self.replica.on_publication(publication)
+            self._on_replica(publication.shard, now)
+        if beacon is not None:
+            self.session.on_beacon(beacon, now)
+            self.ask(self.replica.on_beacon(beacon, now))
+
+    def _on_replica(self, shard: int, now: float) -> None:
+        assert self.replica is not None and self.session is not None
+        version = self.replica.versions[shard]
+        assert version is not None
+        self.session.on_replica(shard, version, now)
+
+    def on_control(self, shard: int, message: Message) -> None:
+        session, replica = self.session, self.replica
+        if session is None or replica is None:
+            return
+        now = time.monotonic()
+        match message:
+            case Verdicts():
+                session.on_verdicts(shard, message, now)
+            case Attached():
+                session.on_attached(shard, message, now)
+            case Reattach():
+                session.on_reattach(shard, message, now)
+            case NotSeen():
+                session.on_not_seen(shard, message, now)
+            case Publication():
+                replica.on_fetched(message)
+                self._on_replica(shard, now)
+            case Refused():
+                log.warning("shard %d refused: %s", shard, message.text)
+                session.on_refused(shard, message, now)
+                if session.fenced:
+                    self.member.rejoin(now)
+            case _:
+                log.warning("a %s of shard %d was ignored", message.KIND, shard)
+        self.answered += session.take_answered()
+
+    def on_time(self, now: float) -> None:
+        if self.session is None or self.replica is None:
+            return
+        for effect in self.session.on_time(now):
+            self.tell_shard(effect.shard, effect.message)
+        if self.fetch_asked:
+            self.fetch_asked = False
+            for shard in self.links.by_shard:
+                self.ask(self.replica.fetch(shard, now))
+        for ask in self.replica.on_time(now):
+            self.ask(ask)
+        if self.directory is not None and self.directory.seeder == self.session.session:
+            for entry in self.directory.shards:
+                if not entry.ready:
+                    self._seed(entry, now)
+
+    def _seed(self, entry: ShardEntry, now: float) -> None:
+        """The broker granted this session the first parameters of the run."""
+        assert self.layout is not None and self.welcome is not None
+        if now < self._seed_at.get(entry.index, 0.0):
+            return
+        initial = self._initial(self.layout)
+        seed = Seed(
+            run=self.welcome.run,
+            layout=self.layout.hash,
+            shard=entry.index,
+            session=self.welcome.session,
+            crc=initial.crcs[entry.index],
+            payload=initial.payloads[entry.index],
+        )
+        if link.send(self.links.by_shard[entry.index].control, seed):
+            self._seed_at[entry.index] = now + SEED_AGAIN_S
+
+    def wake_at(self) -> float:
+        return self.session.next_deadline() if self.session else float("inf")
+
+    # -- pushing ----------------------------------------------------------------------------------
+
+    def wants_to_push(self, shard: int) -> bool:
+        return self.session is not None and self.session.next_push(shard) is not None
+
+    def send_pushes(self) -> None:
+        """Hand pushes to the sockets that take them; a shard that is away holds up no other."""
+        session = self.session
+        if session is None:
+            return
+        for shard, shard_link in self.links.by_shard.items():
+            assert shard_link.gradients is not None
+            while True:
+                with self.lock:
+                    push = session.next_push(shard)
+                if push is None or not link.send(shard_link.gradients, push):
+                    break
+                with self.lock:
+                    session.on_sent(shard, time.monotonic())
+
+    def on_leave(self) -> None:
+        if self.session is not None:
+            for shard in self.links.by_shard:
+                self.tell_shard(shard, Detach(session=self.session.session))
+
+
+def base_versions(replica: Replica) -> tuple[Version, ...]:
+    """The versions that an install of this replica would bring; it must be complete."""
+    return tuple(version for version in replica.versions if version is not None)
