@@ -1,0 +1,118 @@
+"""Request bodies in, JSON answers out."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from gradmq.infer.limits import HttpLimits
+from gradmq.infer.refusal import RETRY_AFTER_S, Refused, invalid, quoted
+
+
+class Intake:
+    """Reads request bodies and bounds what all of them together hold in memory.
+
+    Used by the event loop's thread only.
+    """
+
+    def __init__(self, limits: HttpLimits) -> None:
+        self._limits = limits
+        self._held_bytes = 0
+
+    @contextlib.asynccontextmanager
+    async def json_object(
+        self, request: Request, deadline_s: float
+    ) -> AsyncIterator[dict[str, object]]:
+        """The body of ``request`` as a JSON object; its bytes count as held until the block ends.
+
+        ``deadline_s`` is an instant of the event loop's clock. Raises ``Refused``: 400 with the
+        position for what is not JSON, 408 for a body that comes too slowly, 413 for one over the
+        limit, 415 for a compressed one, 429 when the bodies of other requests fill the budget.
+        """
+        encoding = request.headers.get("content-encoding", "identity").strip().lower()
+        if encoding not in ("", "identity"):
+            text = f"content-encoding {quoted(encoding)} is not accepted: send the body as it is"
+            raise Refused(415, text, close=True)
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._limits.body_bytes:
+            raise self._too_large()
+        body = bytearray()
+        try:
+            await self._read_into(body, request, deadline_s)
+            yield parse_json_object(body)
+        finally:
+            self._held_bytes -= len(body)
+
+    async def _read_into(self, body: bytearray, request: Request, deadline_s: float) -> None:
+        try:
+            async with asyncio.timeout_at(deadline_s):
+                async for chunk in request.stream():
+                    self._admit(len(body), len(chunk))
+                    body += chunk
+        except TimeoutError:
+            came = f"{len(body)} bytes came in {self._limits.request_s:g} s"
+            text = f"the body arrives too slowly: {came}, the limit here"
+            raise Refused(408, text, close=True) from None
+        except ClientDisconnect:
+            raise Refused(499, "the client went away while sending the body", close=True) from None
+
+    def _admit(self, have_bytes: int, more_bytes: int) -> None:
+        if have_bytes + more_bytes > self._limits.body_bytes:
+            raise self._too_large()
+        if self._held_bytes + more_bytes > self._limits.held_body_bytes:
+            limit = f"{self._limits.held_body_bytes} bytes"
+            text = f"the bodies of other requests fill {limit}, the limit here"
+            raise Refused(429, text, retry_after_s=RETRY_AFTER_S, close=True)
+        self._held_bytes += more_bytes
+
+    def _too_large(self) -> Refused:
+        text = f"the body is larger than {self._limits.body_bytes} bytes, the limit here"
+        return Refused(413, text, close=True)
+
+
+def parse_json_object(body: bytes | bytearray) -> dict[str, object]:
+    """``body`` as a JSON object; raises ``Refused`` 400 that names the position of the fault."""
+    if not body:
+        raise invalid("the body is empty: send a JSON object")
+    try:
+        value = json.loads(body, parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        where = f"line {error.lineno} column {error.colno} (character {error.pos})"
+        raise invalid(f"the body is not JSON: {error.msg} at {where}") from None
+    except UnicodeDecodeError as error:
+        raise invalid(f"the body is not UTF-8: byte {error.start} cannot be read") from None
+    except RecursionError:
+        raise invalid("the body is nested too deeply") from None
+    except ValueError:
+        # Python refuses to build integers of thousands of digits.
+        raise invalid("the body holds a number with too many digits") from None
+    if not isinstance(value, dict):
+        raise invalid("the body must be a JSON object, {...}")
+    return value
+
+
+def _refuse_constant(name: str) -> object:
+    raise invalid(f"the body is not JSON: it holds {name}, which JSON has no number for")
+
+
+def json_response(
+    content: Mapping[str, object], status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
+    """``content`` as a JSON answer."""
+    return Response(
+        json_bytes(content), status_code=status, headers=headers, media_type="application/json"
+    )
+
+
+def json_bytes(content: Mapping[str, object]) -> bytes:
+    """``content`` as strict JSON in UTF-8; raises ``ValueError`` for NaN and infinities.
+
+    Text that a caller sent may hold lone surrogates, which UTF-8 cannot write: they become ``?``.
+    """
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return text.encode("utf-8", "replace")

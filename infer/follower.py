@@ -1,0 +1,225 @@
+"""The public Follower: whole releases of a run, in any program."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+import numpy.typing as npt
+
+from gradmq.binding import ArrayBinding
+from gradmq.errors import BrokerAway, Closed, ShardAway
+from gradmq.infer.stream import FollowerThread
+from gradmq.replica import Release
+from gradmq.wire.messages import Evaluated, Role, Version
+
+if TYPE_CHECKING:
+    import torch
+
+    from gradmq.torch_binding import TorchBinding
+
+CLOSE_S = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class FollowedRelease:
+    """A release as a follower has it."""
+
+    number: int
+    """Grows with every release; the same for all followers of a run."""
+    versions: tuple[Version, ...]
+    """(incarnation, version) of every shard."""
+    age_s: float
+    """Seconds since this follower last heard that this release is the newest."""
+
+
+class Follower:
+    """Follows a run's releases and writes one into its model when asked; read-only for the run.
+
+    ``model`` is a torch module, or a dict of numpy float32 arrays. All methods belong to one
+    thread, the one that uses the model; the network has a thread of its own. Memory: two models
+    beside the one given.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module | Mapping[str, npt.NDArray[Any]],
+        address: str,
+        name: str | None = None,
+        timeout: float = 30.0,
+        *,
+        role: Role = "follower",
+        report: Callable[[], Mapping[str, Any]] = dict,
+    ) -> None:
+        """``report`` adds to what the broker's status shows of this member."""
+        self._binding = _bind(model)
+        self._address = address
+        self._timeout_s = timeout
+        self._more_report = report
+        self._installed: Release | None = None
+        self._io = FollowerThread(
+            address, role, name or "", self._binding.tensors, report=self._report
+        )
+        self._opened = False
+        self._owner_pid = os.getpid()
+
+    def __enter__(self) -> Follower:
+        return self.open()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def open(self, stopped: Callable[[], bool] = lambda: False) -> Follower:
+        """Join the run and wait for its first release, or until ``stopped``; installs nothing.
+
+        Raises BrokerAway or ShardAway after the ``timeout`` given at construction, LayoutMismatch
+        or JoinRefused if this model does not belong to the run.
+        """
+        self._require_owner()
+        self._opened = True
+        self._io.start()
+        try:
+            with self._io.lock:
+                if not self._wait(
+                    lambda: self._io.newest is not None or stopped(), self._timeout_s
+                ):
+                    raise self._away("join", self._timeout_s)
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def close(self) -> None:
+        """Leave the run and close every socket."""
+        if self._opened and self._owner_pid == os.getpid():
+            self._opened = False
+            self._io.stop(CLOSE_S)
+
+    def update(self, timeout: float = 0.0) -> FollowedRelease:
+        """Install the newest complete release; waits up to ``timeout`` seconds for a newer one.
+
+        Returns what is installed now: the same release as before if there is none newer.
+        """
+        if self._installed is not None and timeout > 0:
+            self.wait(self._describe(self._installed), timeout)
+        release = self._newest()
+        if release is not self._installed:
+            assert self._io.layout is not None
+            self._binding.install(self._io.layout, release.publications)
+            self._installed = release
+        return self._describe(release)
+
+    def wait(self, newer_than: FollowedRelease | None = None, timeout: float = 5.0) -> bool:
+        """Wait until there is a release newer than this one; False at the deadline."""
+        self._require_open()
+        number = newer_than.number if newer_than else 0
+        with self._io.lock:
+            return self._wait(lambda: self._number() > number, timeout)
+
+    def newest(self) -> FollowedRelease:
+        """The newest complete release, without installing it."""
+        return self._describe(self._newest())
+
+    def module(self) -> tuple[FollowedRelease, torch.nn.Module]:
+        """The newest release as a new module in eval mode; the model given is not touched.
+
+        Its tensors share the release's memory where they can: nothing may write to them.
+        """
+        if isinstance(self._binding, ArrayBinding):
+            raise Closed("arrays are no module: use update()")
+        release = self._newest()
+        assert self._io.layout is not None
+        module = self._binding.with_values(self._io.layout, release.publications)
+        return self._describe(release), module
+
+    def report_evaluation(self, release: FollowedRelease, metrics: Mapping[str, float]) -> None:
+        """Tell the run what this release achieved on held-out data."""
+        self._require_open()
+        values = {name: float(value) for name, value in metrics.items()}
+        with self._io.lock:
+            self._io.tell_broker(Evaluated(release=release.number, metrics=values))
+
+    @property
+    def stopping(self) -> bool:
+        """True once the run asks its workers to finish: the last release is near."""
+        with self._io.lock:
+            return self._io.draining
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the broker told at join: optimizer, staleness, job."""
+        self._require_open()
+        assert self._io.welcome is not None
+        return self._io.welcome.settings
+
+    # -- inside -----------------------------------------------------------------------------------
+
+    def _newest(self) -> Release:
+        self._require_open()
+        with self._io.lock:
+            if self._io.error is not None:
+                raise self._io.error
+            if self._io.newest is None:
+                raise self._away("update", 0.0)
+            return self._io.newest
+
+    def _number(self) -> int:
+        return self._io.newest.number if self._io.newest else 0
+
+    def _describe(self, release: Release) -> FollowedRelease:
+        with self._io.lock:
+            age_s = self._io.age_s(release.number)
+        return FollowedRelease(release.number, release.versions, age_s)
+
+    def _wait(self, ready: Callable[[], bool], timeout_s: float) -> bool:
+        """Wait with the lock held; wakes at least twice a second, so that Ctrl-C is heard."""
+        deadline = time.monotonic() + timeout_s
+        while not ready():
+            left_s = deadline - time.monotonic()
+            if left_s <= 0:
+                return False
+            self._io.wait_for(ready, min(left_s, 0.5))
+        return True
+
+    def _away(self, what: str, waited_s: float) -> BrokerAway | ShardAway:
+        if self._io.welcome is None:
+            return BrokerAway(
+                f"broker {self._address} did not answer within {waited_s:g} s; is it running "
+                "there? `gradmq broker` starts one"
+            )
+        return ShardAway(f"{what} waited {waited_s:g} s for {self._io.waiting_for()}")
+
+    def _report(self) -> dict[str, Any]:
+        number = self._number()
+        return {
+            "release": number,
+            "age_s": round(self._io.age_s(number), 3) if number else None,
+            "waiting_for": self._io.waiting_for(),
+            **self._more_report(),
+        }
+
+    def _require_owner(self) -> None:
+        if self._owner_pid != os.getpid():
+            raise Closed("this follower belongs to the process that made it; make one after a fork")
+
+    def _require_open(self) -> None:
+        self._require_owner()
+        if not self._opened:
+            raise Closed("this follower is not open: use `with Follower(...)`, or open() it first")
+
+
+def _bind(model: Any) -> ArrayBinding | TorchBinding:
+    if isinstance(model, Mapping):
+        return ArrayBinding(model)
+    from gradmq.torch_binding import TorchBinding
+
+    return TorchBinding(model)

@@ -1,0 +1,102 @@
+"""The HTTP application of an inference node: its dialects, its errors, and what every answer says.
+
+Paths under ``/v1`` speak the OpenAI dialect, paths under ``/v2`` the Open Inference Protocol,
+everything else gradmq's own; each has its own form of error.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import ASGIApp
+
+from gradmq.infer.body import Intake
+from gradmq.infer.error_answers import render_error
+from gradmq.infer.limits import HttpLimits
+from gradmq.infer.model_thread import ModelThread
+from gradmq.infer.node_api import NodeApi
+from gradmq.infer.node_status import NodeStatus
+from gradmq.infer.open_inference import OpenInference
+from gradmq.infer.openai import OpenAI
+from gradmq.infer.refusal import Refused, quoted
+from gradmq.infer.serving import Serving
+from gradmq.infer.stamp import RequestCounts, Stamp
+from gradmq.serve import TensorModel, TextModel
+
+_PATHS = (
+    "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz "
+    "and /gradmq/v1/status"
+)
+
+
+def make_app(
+    serving: Serving,
+    job_name: str,
+    spec: TensorModel | TextModel,
+    executor: Executor,
+    clock: Callable[[], float],
+    *,
+    limits: HttpLimits | None = None,
+    wall_clock: Callable[[], float] = time.time,
+) -> ASGIApp:
+    """The ASGI application that answers for the releases that ``serving`` holds.
+
+    Models run on ``executor``, whose one thread they never share with the event loop; the caller
+    keeps it and shuts it down after the server. ``clock`` is monotonic seconds, the same that
+    ``serving`` is told about releases with; ``wall_clock`` is Unix time, for ``created`` fields.
+    """
+    limits = HttpLimits() if limits is None else limits
+    node = NodeApi(
+        job_name=job_name,
+        spec=spec,
+        serving=serving,
+        intake=Intake(limits),
+        model_thread=ModelThread(serving, executor, limits),
+        limits=limits,
+        clock=clock,
+    )
+    counts = RequestCounts()
+    routes = [
+        *OpenInference(node).routes(),
+        *OpenAI(node, wall_clock).routes(),
+        *NodeStatus(node, counts).routes(),
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            HTTPException: _answer_unknown_path,
+            Refused: _answer_refused,
+            Exception: _answer_fault,
+        },
+    )
+    # A slash too many is an unknown path, not a redirect to a name taken from the Host header.
+    app.router.redirect_slashes = False
+    return Stamp(app, node, counts)
+
+
+async def _answer_unknown_path(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    asked = f"{request.method} {quoted(request.url.path)}"
+    headers = dict(getattr(error, "headers", None) or {})
+    if status == 405:
+        text = f"{asked} is not served: the path takes {headers.get('Allow', 'another method')}"
+    else:
+        text = f"{asked} is not served: {_PATHS}"
+    return render_error(request.url.path, Refused(status, text), headers)
+
+
+async def _answer_refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    return render_error(request.url.path, error)
+
+
+async def _answer_fault(request: Request, error: Exception) -> Response:
+    """Only for faults of this node itself; the server writes the traceback to the log."""
+    text = f"this node failed on the request: {type(error).__name__}"
+    return render_error(request.url.path, Refused(500, text))

@@ -1,0 +1,135 @@
+"""Runs requests on the model's own thread, each wholly on one release."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from starlette.requests import Request
+
+from gradmq.infer.limits import HttpLimits
+from gradmq.infer.refusal import RETRY_AFTER_S, Abandoned, Refused
+from gradmq.infer.serving import Holding, ServedRelease, Serving
+
+_log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Answered(Generic[T]):
+    """What the work returned, and the release it ran on."""
+
+    value: T
+    holding: Holding
+
+
+class ModelThread:
+    """Hands work to the executor and waits for it without blocking the event loop.
+
+    The release is taken by the work itself, at its beginning: a request that waited is answered by
+    the newest release, and a swap happens between two requests, never inside one.
+    """
+
+    def __init__(self, serving: Serving, executor: Executor, limits: HttpLimits) -> None:
+        self._serving = serving
+        self._executor = executor
+        self._limits = limits
+        self._waiting = 0
+
+    async def run(
+        self,
+        request: Request,
+        deadline_s: float,
+        work: Callable[[ServedRelease, Callable[[], bool]], T],
+    ) -> Answered[T]:
+        """Run ``work(release, abandoned)`` on the model's thread.
+
+        ``work`` must ask ``abandoned()`` now and then if it may take long, and raise ``Abandoned``
+        when it is True. ``deadline_s`` is an instant of the event loop's clock. The body of
+        ``request`` must have been read. Raises ``Refused``: 503 before the first release, 429 when
+        too many wait, 504 at the deadline, 500 when the model fails, whatever ``work`` refuses.
+        """
+        if self._serving.holding() is None:
+            text = "waiting for the first release: training has not published a model yet"
+            raise Refused(503, text, retry_after_s=RETRY_AFTER_S)
+        if self._waiting >= self._limits.waiting_requests:
+            text = f"{self._waiting} requests are already waiting for the model, the limit here"
+            raise Refused(429, text, retry_after_s=RETRY_AFTER_S)
+        nobody_waits = threading.Event()
+        self._waiting += 1
+        try:
+            return await self._wait(request, deadline_s, work, nobody_waits)
+        finally:
+            self._waiting -= 1
+            nobody_waits.set()
+
+    async def _wait(
+        self,
+        request: Request,
+        deadline_s: float,
+        work: Callable[[ServedRelease, Callable[[], bool]], T],
+        nobody_waits: threading.Event,
+    ) -> Answered[T]:
+        loop = asyncio.get_running_loop()
+        answer = loop.run_in_executor(self._executor, self._job(work, nobody_waits.is_set))
+        try:
+            async with _disconnection(request) as gone:
+                either: set[asyncio.Future[Any]] = {answer, gone}
+                await asyncio.wait(
+                    either,
+                    timeout=max(0.0, deadline_s - loop.time()),
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                if answer.done():
+                    return answer.result()
+                if gone.done():
+                    raise Refused(499, "the client went away", close=True)
+        finally:
+            # Takes it out of the executor's queue if it has not begun; what runs sees the event.
+            answer.cancel()
+        text = f"no answer after {self._limits.request_s:g} s, the limit here: ask for less"
+        raise Refused(504, text)
+
+    def _job(
+        self, work: Callable[[ServedRelease, Callable[[], bool]], T], abandoned: Callable[[], bool]
+    ) -> Callable[[], Answered[T]]:
+        def job() -> Answered[T]:
+            holding = self._serving.holding()
+            if holding is None:
+                raise Refused(503, "waiting for the first release", retry_after_s=RETRY_AFTER_S)
+            if abandoned():
+                raise Abandoned
+            try:
+                return Answered(work(holding.release, abandoned), holding)
+            except (Refused, Abandoned):
+                raise
+            except Exception as error:
+                number = holding.release.number
+                _log.exception("release %d failed on a request", number)
+                text = f"release {number} failed on this request: {type(error).__name__}: {error}"
+                raise Refused(500, text) from error
+
+        return job
+
+
+@contextlib.asynccontextmanager
+async def _disconnection(request: Request) -> AsyncIterator[asyncio.Task[None]]:
+    """A task that ends when the client goes away; for after the body was read."""
+
+    async def watch() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+
+    task = asyncio.create_task(watch())
+    try:
+        yield task
+    finally:
+        task.cancel()
+        await asyncio.wait({task})

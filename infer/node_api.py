@@ -1,0 +1,43 @@
+"""What every HTTP dialect of a node works with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from gradmq.infer.body import Intake
+from gradmq.infer.limits import HttpLimits
+from gradmq.infer.model_thread import ModelThread
+from gradmq.infer.serving import Holding, Serving
+from gradmq.serve import TensorModel, TextModel
+
+#: On every answer once there is a release: its number, and its age in milliseconds.
+RELEASE_HEADER = "x-gradmq-release"
+AGE_HEADER = "x-gradmq-age-ms"
+
+
+@dataclass(frozen=True, slots=True)
+class NodeApi:
+    """The one model of this node, and the ways to it."""
+
+    job_name: str
+    spec: TensorModel | TextModel
+    serving: Serving
+    intake: Intake
+    model_thread: ModelThread
+    limits: HttpLimits
+    clock: Callable[[], float]
+    """Monotonic seconds; the clock that the stream's thread reports releases with."""
+
+    def deadline_s(self) -> float:
+        """When a request that begins now must be answered, on the running event loop's clock."""
+        return asyncio.get_running_loop().time() + self.limits.request_s
+
+    def age_ms(self, holding: Holding) -> str:
+        """The age of a release at this moment, as answers carry it."""
+        return str(round(holding.age_s(self.clock()) * 1000))
+
+    def release_headers(self, holding: Holding) -> dict[str, str]:
+        """The headers that name the release an answer came from."""
+        return {RELEASE_HEADER: str(holding.release.number), AGE_HEADER: self.age_ms(holding)}

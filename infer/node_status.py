@@ -1,0 +1,56 @@
+"""gradmq's own paths: is the process alive, and what does it serve?"""
+
+from __future__ import annotations
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from gradmq.infer.body import json_response
+from gradmq.infer.node_api import NodeApi
+from gradmq.infer.stamp import RequestCounts
+from gradmq.serve import TextModel
+
+
+class NodeStatus:
+    """Answers ``/healthz`` and ``/gradmq/v1/status``."""
+
+    def __init__(self, node: NodeApi, counts: RequestCounts) -> None:
+        self._node = node
+        self._counts = counts
+
+    def routes(self) -> list[Route]:
+        """The paths of this dialect."""
+        return [
+            Route("/healthz", self.health, methods=["GET"]),
+            Route("/gradmq/v1/status", self.status, methods=["GET"]),
+        ]
+
+    async def health(self, request: Request) -> Response:
+        """200 as long as the process answers; being ready to infer is ``/v2/health/ready``."""
+        return json_response({"status": "ok"})
+
+    async def status(self, request: Request) -> Response:
+        """What is served, how fresh it is, and what was asked of it.
+
+        ``release``, ``first_release`` and ``age_s`` are null before the first release;
+        ``versions`` is [incarnation, version] of each shard; ``url`` is the one asked.
+        """
+        statistics = self._node.serving.statistics(self._node.clock())
+        return json_response(
+            {
+                "model": self._node.job_name,
+                "kind": "text" if isinstance(self._node.spec, TextModel) else "tensor",
+                "url": str(request.base_url).rstrip("/"),
+                "release": statistics.release,
+                "first_release": statistics.first_release,
+                "versions": [list(version) for version in statistics.versions],
+                "age_s": statistics.age_s,
+                "swaps": statistics.swaps,
+                "requests": {
+                    "answered": self._counts.answered,
+                    "refused": self._counts.refused,
+                    "failed": self._counts.failed,
+                },
+            }
+        )

@@ -1,0 +1,54 @@
+"""A request that is answered with an error, in words for the person who sent it."""
+
+from __future__ import annotations
+
+from gradmq.errors import GradmqError
+
+#: What clients are told that come too early or find the node full: both pass quickly.
+RETRY_AFTER_S = 1
+
+#: Longest piece of a caller's own text that is quoted back; more would only fill logs.
+_QUOTED_CHARACTERS = 80
+
+
+class Refused(GradmqError):
+    """This request gets an error answer; the text is for its sender.
+
+    ``status`` is the HTTP status, ``param`` the field of the body that is to blame, ``code`` a
+    fixed word for programs. ``retry_after_s`` invites the client to come again, None tells it
+    that the same request would fail the same way. ``close`` ends the connection, for requests
+    whose body was not read to its end.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        retry_after_s: int | None = None,
+        close: bool = False,
+    ) -> None:
+        super().__init__(text)
+        self.status = status
+        self.text = text
+        self.param = param
+        self.code = code
+        self.retry_after_s = retry_after_s
+        self.close = close
+
+
+class Abandoned(GradmqError):
+    """Raised by work that noticed that nobody waits for its answer any more."""
+
+
+def invalid(text: str, param: str | None = None) -> Refused:
+    """A 400: the request itself is wrong."""
+    return Refused(400, text, param=param)
+
+
+def quoted(value: object) -> str:
+    """A caller's value as it may stand in a message: its repr, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= _QUOTED_CHARACTERS else text[:_QUOTED_CHARACTERS] + "…"

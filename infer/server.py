@@ -1,0 +1,162 @@
+"""The HTTP server of a node: binds first, serves until told, leaves nothing behind."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import ipaddress
+import socket
+import threading
+from collections.abc import Generator
+from types import TracebackType
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from gradmq.errors import SettingsError
+
+#: How long answers under way may take to end once the server is told to stop; whole seconds.
+_GRACE_S = 1
+
+#: How often the event loop looks whether it was told to stop.
+_STOP_POLL_S = 0.05
+
+#: Connections that the kernel holds before they are accepted.
+_BACKLOG = 1024
+
+
+class HttpServer:
+    """Serves one ASGI application on one address.
+
+    ``bind`` first: from then on ``port`` and ``url`` are known and clients may connect, though
+    they are answered only inside ``serve_until``. All methods belong to one thread.
+
+        with HttpServer(app, "127.0.0.1", 0) as server:
+            print(server.url)
+            server.serve_until(stop)
+    """
+
+    def __init__(self, app: ASGIApp, host: str, port: int) -> None:
+        self._app = app
+        self._host = host
+        self._port = port
+        self._listener: socket.socket | None = None
+
+    def __enter__(self) -> HttpServer:
+        self.bind()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def bind(self) -> None:
+        """Listen at the address; port 0 takes a free one.
+
+        Raises ``SettingsError`` that names the address and what to do, for a port in use or not
+        permitted, and for a host that is unknown or not this machine's.
+        """
+        where = f"{self._host}:{self._port}"
+        if self._port not in range(2**16):
+            raise SettingsError(f"cannot serve HTTP at {where}: a port is a number from 0 to 65535")
+        try:
+            found = socket.getaddrinfo(
+                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+            )
+        except (socket.gaierror, UnicodeError) as error:
+            raise SettingsError(f"cannot serve HTTP at {where}: no such host") from error
+        family, kind, protocol, _, address = found[0]
+        listener = socket.socket(family, kind, protocol)
+        try:
+            # Ports of connections that ended a minute ago may be taken again at once.
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind(address)
+            listener.listen(_BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise SettingsError(f"cannot serve HTTP at {where}: {_remedy(error)}") from error
+        self._listener = listener
+
+    @property
+    def port(self) -> int:
+        """The port listened at; only after ``bind``."""
+        port: int = self._listening().getsockname()[1]
+        return port
+
+    @property
+    def url(self) -> str:
+        """Where this server answers, seen from this machine; only after ``bind``."""
+        port = self.port
+        bound = ipaddress.ip_address(self._listening().getsockname()[0])
+        host = self._host
+        if bound.is_unspecified:
+            host = "127.0.0.1" if bound.version == 4 else "::1"
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def serve_until(self, stop: threading.Event) -> None:
+        """Answer requests in this thread until ``stop`` is set, then end within 2 s and close.
+
+        Answers under way get 1 s to end. Signal handlers are left as they are.
+        """
+        asyncio.run(self._serve(self._listening(), stop))
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening; may be called at any time, also twice."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    def _listening(self) -> socket.socket:
+        if self._listener is None:
+            raise RuntimeError("bind() comes first")
+        return self._listener
+
+    async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
+        config = uvicorn.Config(
+            self._app,
+            log_config=None,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            server_header=False,
+            proxy_headers=False,
+            backlog=_BACKLOG,
+            timeout_graceful_shutdown=_GRACE_S,
+        )
+        server = _Server(config)
+        watcher = asyncio.create_task(_end_when(stop, server))
+        try:
+            await server.serve(sockets=[listener])
+        finally:
+            watcher.cancel()
+
+
+class _Server(uvicorn.Server):
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals belong to the node that this server is a part of."""
+        yield
+
+
+async def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:
+    # A threading.Event cannot be awaited, and a thread that waits for it could outlive the loop.
+    while not stop.is_set():  # noqa: ASYNC110
+        await asyncio.sleep(_STOP_POLL_S)
+    server.should_exit = True
+
+
+def _remedy(error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return "the port is in use: choose another one, or 0 for any that is free"
+    if error.errno == errno.EACCES:
+        return "no permission for this port: choose one above 1023, or 0 for any that is free"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return "the host is no address of this machine: choose one that is, or 127.0.0.1"
+    return str(error)

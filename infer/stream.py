@@ -1,0 +1,134 @@
+"""A follower's side of the network: release assembly in the thread ``gradmq-io``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from gradmq import link
+from gradmq.layout import Layout, Tensor
+from gradmq.member_thread import MemberThread
+from gradmq.replica import Release, Releases
+from gradmq.wire.messages import (
+    Beacon,
+    Directory,
+    Hello,
+    Manifest,
+    Message,
+    Publication,
+    Refused,
+    Renewed,
+    Role,
+    Welcome,
+)
+
+log = logging.getLogger(__name__)
+
+
+class FollowerThread(MemberThread):
+    """Keeps the newest complete release; what is public here needs ``lock``."""
+
+    def __init__(
+        self,
+        broker: str,
+        role: Role,
+        name: str,
+        tensors: Sequence[Tensor],
+        report: Callable[[], Mapping[str, Any]],
+    ) -> None:
+        topics = (link.TOPIC_RELEASES, link.TOPIC_BEACONS)
+        super().__init__(broker, topics, with_gradients=False, report=report)
+        self.releases: Releases | None = None
+        self.newest: Release | None = None
+        self._role: Role = role
+        self._name = name
+        self._tensors = tuple(tensors)
+        self._heard_newest_at: float | None = None
+
+    def age_s(self, release: int) -> float:
+        """Time since this node last heard that ``release`` is the newest."""
+        if self._heard_newest_at is None:
+            return float("inf")
+        return time.monotonic() - self._heard_newest_at if release else float("inf")
+
+    def waiting_for(self) -> str:
+        """Who this follower waits for, in words; "" once it has a release."""
+        joining = self.waiting_to_join()
+        if joining or self.newest is not None:
+            return joining
+        if self.directory is not None and self.directory.phase == "waiting":
+            return "the run to get its initial parameters"
+        return self.member.waiting_for(time.monotonic()) or "the first release"
+
+    # -- joining ----------------------------------------------------------------------------------
+
+    def hello(self) -> Hello:
+        return Hello(
+            role=self._role,
+            name=self._name,
+            host=link.this_host(),
+            pid=os.getpid(),
+            run=self.welcome.run if self.welcome else None,
+            release=self.newest.number if self.newest else 0,
+            payload=(Layout(self._tensors, 1).to_bytes(),),
+        )
+
+    def on_welcome(self, welcome: Welcome, now: float) -> None:
+        self._name = welcome.name
+        if self.layout is None:
+            self.layout = Layout(self._tensors, welcome.shards)
+            self.releases = Releases(welcome.run, self.layout)
+
+    def on_directory(self, directory: Directory, now: float) -> None:
+        """A layout that the first worker brought after this follower had joined is checked here."""
+        if directory.payload and self.layout is not None:
+            theirs = Layout.from_bytes(b"".join(directory.payload))
+            self.layout.require_equal(theirs, "this model", "the run's")
+
+    def on_broker(self, message: Message) -> None:
+        now = time.monotonic()
+        match message:
+            case Manifest():
+                self._on_manifest(message, now)
+            case Renewed():
+                if message.manifest is not None:
+                    self._on_manifest(message.manifest, now)
+            case _:
+                super().on_broker(message)
+
+    # -- releases ---------------------------------------------------------------------------------
+
+    def _on_manifest(self, manifest: Manifest, now: float) -> None:
+        assert self.releases is not None
+        self._take(self.releases.on_manifest(manifest))
+        if self.newest is None:
+            # A fresh follower does not wait for the next release: this one is still kept.
+            for ask in self.releases.missing(now):
+                self.ask(ask)
+        if self.newest is not None and self.newest.number >= manifest.release:
+            self._heard_newest_at = now
+
+    def on_stream(self, publications: Sequence[Publication], beacon: Beacon | None) -> None:
+        assert self.releases is not None
+        for publication in publications:
+            self._take(self.releases.on_publication(publication))
+        if beacon is not None:
+            self.ask(self.releases.on_beacon(beacon, time.monotonic()))
+
+    def on_control(self, shard: int, message: Message) -> None:
+        assert self.releases is not None
+        match message:
+            case Publication():
+                self._take(self.releases.on_publication(message))
+            case Refused(reason="release"):
+                self.releases.on_refused(shard)
+            case _:
+                log.warning("a %s of shard %d was ignored", message.KIND, shard)
+
+    def _take(self, release: Release | None) -> None:
+        if release is not None:
+            self.newest = release
+            self._heard_newest_at = time.monotonic()

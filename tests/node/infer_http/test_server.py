@@ -1,0 +1,86 @@
+"""The server's own life: its address, its end, its manners towards the process it is in."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from gradmq.errors import SettingsError
+from gradmq.infer.server import HttpServer
+from gradmq.serve import TensorModel
+
+pytestmark = pytest.mark.torch
+
+ROW = {"inputs": [{"name": "rows", "datatype": "FP32", "shape": [1, 3], "data": [1, 2, 3]}]}
+
+
+async def no_app(scope: Any, receive: Any, send: Any) -> None:
+    raise AssertionError("never called")
+
+
+def test_a_port_in_use_is_named_before_anything_is_served() -> None:
+    with HttpServer(no_app, "127.0.0.1", 0) as first:
+        second = HttpServer(no_app, "127.0.0.1", first.port)
+        with pytest.raises(SettingsError, match=rf"127\.0\.0\.1:{first.port}.*in use.*choose"):
+            second.bind()
+    with second:
+        assert second.url == f"http://127.0.0.1:{second.port}"
+
+
+@pytest.mark.parametrize(
+    ("host", "port"), [("no.such.host.invalid", 0), ("192.0.2.1", 0), ("127.0.0.1", 70000)]
+)
+def test_an_impossible_address_is_named(host: str, port: int) -> None:
+    with pytest.raises(SettingsError, match=f"{host}:{port}"):
+        HttpServer(no_app, host, port).bind()
+
+
+def test_the_url_of_a_server_on_all_interfaces_can_be_opened() -> None:
+    with HttpServer(no_app, "0.0.0.0", 0) as server:
+        assert server.url == f"http://127.0.0.1:{server.port}"
+
+
+def test_a_server_told_to_stop_ends_though_a_request_still_runs(
+    serve_node: Any, gate: Any, sums_spec: TensorModel
+) -> None:
+    node = serve_node("sums", sums_spec)
+    stuck = gate(lambda rows: (rows.sum(dim=1), rows))
+    node.offer(1, stuck)
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(node.post, "/v2/models/sums/infer", ROW)
+        stuck.entered.wait()
+        node.stop.set()
+        told = running.result()
+    assert told.status_code == 503
+    assert told.json() == {"error": "this node is stopping"}
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(node.url + "/healthz")
+
+
+def test_signal_handlers_are_left_as_they_are() -> None:
+    watched = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.getsignal(number) for number in watched]
+    seen: list[Any] = []
+    stop = threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.extend(signal.getsignal(number) for number in watched)
+        await send({"type": "http.response.start", "status": 204, "headers": []})
+        await send({"type": "http.response.body"})
+        stop.set()
+
+    previous = signal.signal(signal.SIGINT, lambda number, frame: None)
+    try:
+        before[0] = signal.getsignal(signal.SIGINT)
+        with HttpServer(app, "127.0.0.1", 0) as server, ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(httpx.get, server.url)
+            server.serve_until(stop)
+            assert asked.result().status_code == 204
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert seen == before
