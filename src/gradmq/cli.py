@@ -97,6 +97,18 @@ def run(
 
 
 @app.command
+def serve(
+    run: Annotated[Path, Parameter(help="Folder of a run, as in runs/lm-1.")],
+    *,
+    port: Annotated[int, Parameter(help="HTTP port; 0: any free one.")] = 0,
+) -> int:
+    """Serve the newest release of a finished run, until Ctrl-C."""
+    from gradmq.run.run import serve_run
+
+    return serve_run(run, port)
+
+
+@app.command
 def broker(
     *,
     name: Annotated[str, Parameter(help="Name of the run.")] = "run",
@@ -267,7 +279,7 @@ def status(
     if json_:
         print(json.dumps(found))
     else:
-        from gradmq.view import print_status
+        from gradmq.view.screen import print_status
 
         print_status(found)
     return 0

@@ -112,7 +112,7 @@ class InferSettings(_Section):
     """Inference node."""
 
     host: str = Field("127.0.0.1", description="HTTP address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="HTTP port of the first node; 0: any free")
+    port: int = Field(0, ge=0, le=65535, description="HTTP port of the first node; 0: any free")
 
 
 class Settings(BaseModel):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -68,13 +69,15 @@ class Ending:
         self._reason = ""
         self.first_update_at: float | None = None
         self.updates = 0
+        self.updates_before = 0
+        """The version the run began with; above 0 after --resume."""
         self.samples = 0
 
     def update(self, status: Mapping[str, Any], now: float) -> str:
         """Look at a status; returns why the run is over, or "" if it goes on."""
         version = int(status["shards"][0]["version"])
         if self._first_version is None and status["phase"] != "waiting":
-            self._first_version = version
+            self._first_version = self.updates_before = version
         if self._first_version is not None:
             self.updates = max(self.updates, version - self._first_version)
         if self.updates and self.first_update_at is None:
@@ -121,10 +124,9 @@ class Ending:
 
     def _evaluation(self, metrics: Mapping[str, float]) -> str:
         value = next(iter(metrics.values()))
-        best = self._best
-        better = best is None or (value > best if self._higher_is_better else value < best)
+        better = is_better(value, self._best, self._higher_is_better)
         self._since_best = 0 if better else self._since_best + 1
-        self._best = value if better else best
+        self._best = value if better else self._best
         if self._until is not None and self._until.holds(metrics):
             return f"{self._until.text} reached"
         if self._stop is not None and self._stop(metrics):
@@ -133,3 +135,10 @@ class Ending:
         if patience is not None and self._since_best >= patience:
             return f"no improvement in {patience} evaluations"
         return ""
+
+
+def is_better(value: float, best: float | None, higher_is_better: bool) -> bool:
+    """Whether a metric's value beats the best so far; a value that is no number beats nothing."""
+    if math.isnan(value):
+        return False
+    return best is None or (value > best if higher_is_better else value < best)

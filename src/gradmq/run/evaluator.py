@@ -20,6 +20,7 @@ from gradmq.job import Job, JobContext
 from gradmq.jobs import load
 from gradmq.process import StopFlag, run_role
 from gradmq.ps import checkpoint
+from gradmq.run.ending import is_better
 from gradmq.run.folder import RunFolder
 from gradmq.torch_binding import TorchBinding
 from gradmq.wire.codec import array_payload
@@ -94,7 +95,7 @@ def judge(job: Job, model: torch.nn.Module, context: JobContext) -> dict[str, fl
     """The job's metrics of a model in eval mode; raises JobError if they are no numbers."""
     assert job.evaluate is not None
     with torch.inference_mode():
-        metrics = job.evaluate(model.eval(), context)
+        metrics: object = job.evaluate(model.eval(), context)
     if not isinstance(metrics, Mapping) or not metrics:
         raise JobError(f"job {job.name}: evaluate returned {metrics!r:.60}, not metrics by name")
     return {str(name): float(value) for name, value in metrics.items()}
@@ -110,10 +111,8 @@ class _Best:
 
     def offer(self, release: int, metrics: Mapping[str, float], model: torch.nn.Module) -> None:
         value = next(iter(metrics.values()))
-        if self._value is not None:
-            better = value > self._value if self._higher_is_better else value < self._value
-            if not better:
-                return
+        if not is_better(value, self._value, self._higher_is_better):
+            return
         self._value = value
         tensors = {
             name: tensor.detach().clone().contiguous()

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
-from gradmq.config import Settings, resolve
+from gradmq.config import RunSettings, Settings, resolve
 from gradmq.errors import BrokerAway, GradmqError, RoleFailed, ShardAway
 from gradmq.job import Job
 from gradmq.jobs import load
@@ -24,8 +26,9 @@ from gradmq.run.ending import Ending
 from gradmq.run.folder import RunFolder
 from gradmq.run.local import start_broker, start_shards
 from gradmq.run.roles import THREAD_VARIABLES, RoleProcess, end_all, flags
-from gradmq.view import Screen
-from gradmq.view.summary import RunEnd
+from gradmq.view.screen import Screen
+from gradmq.view.summary import run_end
+from gradmq.view.table import Progress
 
 log = logging.getLogger(__name__)
 
@@ -33,9 +36,14 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.25
 METRICS_EVERY_S = 1.0
 
+#: A broker on this machine that says nothing for so long is gone, or as good as gone.
+LOOK_TIMEOUT_S = 3.0
+
 #: After a normal end: for workers to finish their step and drain, the last release to be written,
 #: and its evaluation.
 STOP_S, SAVE_S, EVALUATE_S = 15.0, 30.0, 30.0
+#: A wait at the end that lasts longer is named on the screen.
+NAMED_AFTER_S = 2.0
 #: After Ctrl-C, all within five seconds.
 HURRIED_STOP_S, HURRIED_SAVE_S, HURRIED_END_S = 1.5, 1.5, 1.0
 
@@ -44,7 +52,7 @@ class _Interrupts:
     """Ctrl-C: the first asks for an orderly end, the second ends everything at once."""
 
     def __init__(self) -> None:
-        self.count = 0
+        self._count = 0
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> _Interrupts:
@@ -61,9 +69,12 @@ class _Interrupts:
         for number, handler in self._before.items():
             signal.signal(number, handler)
 
+    def came(self) -> bool:
+        return self._count > 0
+
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.count += 1
-        if self.count > 1:
+        self._count += 1
+        if self._count > 1:
             raise KeyboardInterrupt
 
 
@@ -79,22 +90,29 @@ class _Run:
     roles: list[RoleProcess] = field(default_factory=list)
     status: dict[str, Any] = field(default_factory=dict)
     lost: dict[str, RoleFailed] = field(default_factory=dict)
-    """Workers that ended badly while the run went on without them."""
+    """Roles that ended badly, by name."""
     broker_address: str = ""
 
-    def failures(self) -> list[RoleFailed]:
-        """Of roles without which the run cannot go on."""
-        workers = [role for role in self.roles if role.name.startswith("worker")]
-        for role in workers:
+    def look_at_roles(self) -> list[RoleFailed]:
+        """Note who ended badly; returns the failures without which the run could go on: none left.
+
+        A run needs its broker, all shards, and one worker. Serving and judging can fail beside it.
+        """
+        for role in self.roles:
             failure = role.failure()
-            if failure is not None and role.name not in self.lost:
-                self.lost[role.name] = failure
-                log.warning("%s; the run goes on without it", failure)
-        others = [role.failure() for role in self.roles if role not in workers]
-        failures = [failure for failure in others if failure is not None]
-        if workers and len(self.lost) == len(workers):
-            failures.append(next(iter(self.lost.values())))
-        return failures
+            if failure is not None:
+                self.lost.setdefault(role.name, failure)
+        workers = {role.name for role in self.roles if role.name.startswith("worker")}
+        needed = [failure for name, failure in self.lost.items() if self._is_needed(name)]
+        if workers and workers <= self.lost.keys():
+            needed += [self.lost[name] for name in sorted(workers)]
+        return needed
+
+    def _is_needed(self, role: str) -> bool:
+        if role == "evaluator":  # without it, a run that ends by a metric would never end
+            settings = self.settings.run
+            return bool(settings.until or settings.patience or self.job.stop)
+        return role == "broker" or role.startswith("ps-")
 
 
 def run_job(
@@ -108,6 +126,8 @@ def run_job(
     with _Interrupts() as interrupts:
         earlier = RunFolder.existing(resume) if resume is not None else None
         job_name = job_name or (earlier.job() if earlier else "lm")
+        if job_name.endswith(".py"):
+            job_name = str(Path(job_name).resolve())  # a run may be resumed from elsewhere
         job = load(job_name)
         base = config or (earlier.settings if earlier else None)
         settings = resolve(job.settings, base, os.environ, chosen)
@@ -115,20 +135,57 @@ def run_job(
         folder = earlier or RunFolder.create(settings.run.folder, settings.run.name, job.name)
         folder.write(settings.to_toml(), job_name)
         restore = None
-        if earlier is None:
-            _write_initial(job_name, folder, settings, init)
-        else:
+        if earlier is not None:
             restore = folder.newest_whole_release(settings.run.shards)
-        run = _Run(job, job_name, settings, folder, interrupts)
-        try:
-            _start(run, restore)
-            return _train(run, ending)
-        except KeyboardInterrupt:
-            for role in run.roles:
-                role.kill()
+        else:
+            try:
+                _write_initial(job_name, folder, settings, init)
+            except GradmqError:
+                shutil.rmtree(folder.path)  # nothing ran: nothing to keep
+                raise
+        if interrupts.came():
             return 130
-        finally:
-            _end_processes(run, HURRIED_END_S if interrupts.count else 3.0)
+        run = _Run(job, job_name, settings, folder, interrupts)
+        return _run_all(run, restore, lambda: _train(run, ending))
+
+
+def serve_run(path: Path, port: int) -> int:
+    """Serve the newest release of a finished run until Ctrl-C; raises GradmqError."""
+    with _Interrupts() as interrupts:
+        folder = RunFolder.existing(path)
+        settings = resolve({}, folder.settings, os.environ, {"infer.port": port})
+        restore = folder.newest_whole_release(settings.run.shards)
+        run = _Run(load(folder.job()), folder.job(), settings, folder, interrupts)
+        return _run_all(run, restore, lambda: _show(run), training=False)
+
+
+def _run_all(
+    run: _Run, restore: int | None, until_end: Callable[[], int], training: bool = True
+) -> int:
+    """Start the roles, wait for the end, and leave no process behind however it comes."""
+    try:
+        _start(run, restore, training)
+        return until_end()
+    except KeyboardInterrupt:
+        for role in run.roles:
+            role.kill()
+        return 130
+    finally:
+        _end_processes(run, HURRIED_END_S if run.interrupts.came() else 3.0)
+
+
+def _show(run: _Run) -> int:
+    """Watch a run that only serves; nothing is trained, nothing saved."""
+    nothing_ends_it = Ending(RunSettings.model_construct(), False, None)
+    with (
+        Observer(run.broker_address) as observer,
+        Completions(None) as completions,
+        Screen() as screen,
+    ):
+        _, failure = _watch(run, observer, nothing_ends_it, screen, completions)
+    if failure is not None:
+        raise failure
+    return 0
 
 
 def _write_initial(job: str, folder: RunFolder, settings: Settings, init: Path | None) -> None:
@@ -139,6 +196,7 @@ def _write_initial(job: str, folder: RunFolder, settings: Settings, init: Path |
         stderr=subprocess.PIPE,
         text=True,
         check=False,
+        start_new_session=True,  # Ctrl-C is the launcher's to handle
         env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
     )
     if finished.returncode:
@@ -146,7 +204,7 @@ def _write_initial(job: str, folder: RunFolder, settings: Settings, init: Path |
         raise GradmqError(lines[-1].removeprefix("gradmq: "))
 
 
-def _start(run: _Run, restore: int | None) -> None:
+def _start(run: _Run, restore: int | None, training: bool) -> None:
     """Start all roles; the order does not matter, everyone waits for whom they need."""
     settings, folder, job = run.settings, run.folder, run.job_name
     logs = folder.path / "logs"
@@ -154,8 +212,8 @@ def _start(run: _Run, restore: int | None) -> None:
     run.roles.append(broker)
     run.broker_address = address
     run.roles += start_shards(folder.path, folder.settings, address, settings.run.shards, restore)
-    workers = settings.run.workers
-    threads = settings.worker.threads or max(1, (os.cpu_count() or 1) // workers)
+    workers = settings.run.workers if training else 0
+    threads = settings.worker.threads or max(1, (os.cpu_count() or 1) // max(1, workers))
     common = {"broker": address, "config": folder.settings}
     for i in range(workers):
         name = f"worker-{i + 1}"
@@ -168,36 +226,39 @@ def _start(run: _Run, restore: int | None) -> None:
             port = settings.infer.port + i if settings.infer.port else 0
             arguments = [job, *flags({"name": name, "port": port, **common})]
             run.roles.append(RoleProcess(name, "gradmq.infer", arguments, logs / f"{name}.log"))
-    if run.job.evaluate is not None:
+    if run.job.evaluate is not None and training:
         arguments = [job, address, str(folder.path)]
         log_file = logs / "evaluator.log"
         run.roles.append(RoleProcess("evaluator", "gradmq.run.evaluator", arguments, log_file))
 
 
 def _train(run: _Run, ending: Ending) -> int:
+    """From the first look to the summary; raises what ended the run badly."""
+    screen = Screen(run.job.higher_is_better)
     with Observer(run.broker_address) as observer, Completions(run.job) as completions:
-        with Screen(run.folder.name, run.folder.path) as screen:
+        with screen:
             reason, failure = _watch(run, observer, ending, screen, completions)
             trained_s = ending.trained_s(time.monotonic())
-            last_release = _stop(run, observer, ending, screen)
-        if not run.interrupts.count and failure is None:
-            completions.finish(run.status)
-        end = RunEnd(
+            if failure is None:
+                _stop(run, observer, ending, screen)
+            if not run.interrupts.came() and failure is None:
+                completions.finish(run.status)
+        end = run_end(
+            screen.figures,
             reason=reason,
-            status=run.status,
-            trained_s=trained_s,
-            higher_is_better=run.job.higher_is_better,
-            completions=completions.pairs(),
-            folder=run.folder.path,
-            saved_release=last_release,
-            resume_command=f"gradmq run --resume {run.folder.path}",
+            seconds=trained_s,
+            updates_before=ending.updates_before,
+            folder=str(run.folder.path),
+            serve_command=f"gradmq serve {run.folder.path}",
+            prompt=completions.prompt,
+            completions=completions.answers(),
         )
         screen.summary(end)
+    run.look_at_roles()
+    failure = failure or next(iter(run.lost.values()), None)
     if failure is not None:
         raise failure
-    if run.lost:
-        raise next(iter(run.lost.values()))
-    return 130 if run.interrupts.count and not ending.first_update_at else 0
+    return 130 if run.interrupts.came() and ending.first_update_at is None else 0
 
 
 def _watch(
@@ -205,66 +266,87 @@ def _watch(
 ) -> tuple[str, GradmqError | None]:
     """Look at the run until it is over; returns why, and the failure that ended it, if any."""
     metrics_at = 0.0
+    told: set[str] = set()
     while True:
         try:
-            run.status = observer.status(timeout=5.0)
+            run.status = observer.status(timeout=LOOK_TIMEOUT_S)
         except BrokerAway as error:
-            failures = run.failures()
+            failures = run.look_at_roles()
             return "the broker is away", failures[0] if failures else error
         now = time.monotonic()
         reason = ending.update(run.status, now)
-        failures = run.failures()
-        screen.update(run.status, ending.progress(now), now)
+        failures = run.look_at_roles()
+        if not failures:
+            for name in run.lost.keys() - told:
+                screen.say(f"{run.lost[name]}; the run goes on without it")
+                told.add(name)
+        screen.update(run.status, _progress(ending, now), now)
         completions.look(run.status)
         if now >= metrics_at:
             metrics_at = now + METRICS_EVERY_S
             run.folder.append_metrics({"trained_s": ending.trained_s(now), **run.status})
-        if run.interrupts.count:
+        if run.interrupts.came():
             return "Ctrl-C", None
         if failures:
-            return str(failures[0]), failures[0]
+            return failures[0].args[0], failures[0]
         if reason:
             return reason, None
         time.sleep(LOOK_EVERY_S)
 
 
-def _stop(run: _Run, observer: Observer, ending: Ending, screen: Screen) -> int:
-    """Let workers finish, make the last release and judge it; returns its number, 0 if unsaved."""
-    hurried = bool(run.interrupts.count)
+def _progress(ending: Ending, now: float) -> Progress | None:
+    counted = ending.progress(now)
+    return Progress(*counted) if counted else None
+
+
+def _stop(run: _Run, observer: Observer, ending: Ending, screen: Screen) -> None:
+    """Let the workers finish, have the last release written, and judged unless it is urgent."""
+    hurried = bool(run.interrupts.came())
     try:
         observer.stop_workers("the run is over")
-        _until(run, observer, screen, lambda s: not any(w["live"] for w in s["workers"]),
-               HURRIED_STOP_S if hurried else STOP_S)  # fmt: skip
-        if run.status.get("phase") == "waiting" or ending.first_update_at is None:
-            return 0
+        limit_s = HURRIED_STOP_S if hurried else STOP_S
+        _wait(run, observer, screen, "the workers to finish", limit_s, _have_left)
+        if ending.first_update_at is None:
+            return  # nothing to lose: release 0 is on disk
         number = observer.make_release(True, HURRIED_SAVE_S if hurried else SAVE_S)
         if run.job.evaluate is not None and not hurried:
-            _until(run, observer, screen, lambda s: _is_judged(s, number), EVALUATE_S)
-        run.status = observer.status()
+            is_judged = partial(_is_judged, release=number)
+            _wait(
+                run, observer, screen, f"the evaluation of release {number}", EVALUATE_S, is_judged
+            )
     except (BrokerAway, ShardAway) as error:
-        log.error("no last checkpoint: %s", error)
-        return 0
-    return number
+        screen.say(f"the last checkpoint could not be written: {error}")
+
+
+def _have_left(status: Mapping[str, Any]) -> bool:
+    return not any(worker["live"] for worker in status["workers"])
 
 
 def _is_judged(status: Mapping[str, Any], release: int) -> bool:
-    return any(e["release"] >= release for e in status["evaluations"])
+    return any(evaluation["release"] >= release for evaluation in status["evaluations"])
 
 
-def _until(
+def _wait(
     run: _Run,
     observer: Observer,
     screen: Screen,
-    done: Callable[[dict[str, Any]], bool],
+    what: str,
     timeout_s: float,
+    is_over: Callable[[Mapping[str, Any]], bool],
 ) -> None:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        run.status = observer.status(timeout=2.0)
+    """Wait for something at the end of a run; a wait that lasts is named, one in vain too."""
+    started = time.monotonic()
+    told = False
+    while (waited_s := time.monotonic() - started) < timeout_s:
+        run.status = observer.status(timeout=LOOK_TIMEOUT_S)
         screen.update(run.status, None, time.monotonic())
-        if done(run.status):
+        if is_over(run.status):
             return
+        if waited_s > NAMED_AFTER_S and not told:
+            told = True
+            screen.say(f"waits for {what}, at most {timeout_s:g} s")
         time.sleep(LOOK_EVERY_S / 5)
+    screen.say(f"gave up waiting for {what} after {timeout_s:g} s")
 
 
 def _end_processes(run: _Run, timeout_s: float) -> None:
