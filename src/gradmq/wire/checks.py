@@ -6,6 +6,7 @@ become tuples, maps become dataclasses. Anything else raises RemoteProtocolError
 
 from __future__ import annotations
 
+import re
 import reprlib
 import types
 import typing
@@ -26,7 +27,7 @@ def _check_for(hint: Any) -> Check:
     if origin in (Union, types.UnionType):
         return _optional(_check_for(next(a for a in args if a is not type(None))))
     if origin is Annotated:
-        return _map_like(args[1])
+        return _matching(args[1]) if isinstance(args[1], re.Pattern) else _map_like(args[1])
     if origin is Literal:
         return _one_of(args)
     if origin is tuple:
@@ -75,6 +76,15 @@ def _exact(kind: type) -> Check:
     def check(value: Any, name: str) -> Any:
         if type(value) is not kind:
             raise RemoteProtocolError(f"{name}: {show(value)} is not of type {kind.__name__}")
+        return value
+
+    return check
+
+
+def _matching(pattern: re.Pattern[str]) -> Check:
+    def check(value: Any, name: str) -> Any:
+        if type(value) is not str or not pattern.fullmatch(value):
+            raise RemoteProtocolError(f"{name}: {show(value)} is not of the form {pattern.pattern}")
         return value
 
     return check

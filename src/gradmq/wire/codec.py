@@ -29,6 +29,9 @@ PART_BYTES = 1 << 20
 #: Far above any header gradmq makes; refused before msgpack sees it.
 MAX_HEADER_BYTES = 1 << 20
 
+#: Of a list or map, and the bytes of a string or binary, in a header.
+MAX_ITEMS = 65_536
+
 Vector = npt.NDArray[np.float32]
 
 
@@ -85,7 +88,7 @@ def payload_array(payload: Payload, size: int, crc: int, codec: str) -> Vector:
     Shares memory with a single part; not to be written to.
     """
     _check_payload(payload, size, crc, codec)
-    if size and len(payload) == 1 and _is_aligned(payload[0]):
+    if len(payload) == 1 and _is_aligned(payload[0]):
         return np.frombuffer(payload[0], dtype="<f4")
     return _joined(payload, size)
 
@@ -111,10 +114,10 @@ def _check_payload(payload: Payload, size: int, crc: int, codec: str) -> None:
 
 def _joined(payload: Payload, size: int) -> Vector:
     out = np.empty(size, dtype="<f4")
-    view = out.data.cast("B") if size else memoryview(b"")
+    raw = out.view(np.uint8)
     at = 0
     for part in payload:
-        view[at : at + len(part)] = part
+        raw[at : at + len(part)] = np.frombuffer(part, np.uint8)
         at += len(part)
     return out
 
@@ -140,10 +143,10 @@ def _unpack(head: Buffer) -> dict[str, Any]:
         header = msgpack.unpackb(
             head,
             strict_map_key=False,
-            max_array_len=65_536,
-            max_map_len=65_536,
-            max_str_len=65_536,
-            max_bin_len=65_536,
+            max_array_len=MAX_ITEMS,
+            max_map_len=MAX_ITEMS,
+            max_str_len=MAX_ITEMS,
+            max_bin_len=MAX_ITEMS,
             max_ext_len=0,
         )
     except (ValueError, TypeError, msgpack.UnpackException) as error:

@@ -7,6 +7,7 @@ the header: it travels as raw parts behind it. Worker, shard and broker are call
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -19,6 +20,11 @@ MAX_WINDOW = 64
 
 Version = tuple[int, int]
 """(incarnation, version)."""
+
+ADDRESS = re.compile(r"tcp://(\[[0-9A-Fa-f:.]+(%\w+)?\]|[\w.-]+):\d{1,5}", re.ASCII)
+
+Address = Annotated[str, ADDRESS]
+"""Where a shard can be reached; a socket connects to nothing that looks otherwise."""
 
 Buffer = bytes | bytearray | memoryview
 Payload = tuple[Buffer, ...]
@@ -175,6 +181,8 @@ class Refused:
     KIND: ClassVar = "refused"
     reason: Literal["fenced", "layout", "run", "memory", "name", "role", "shard", "wire", "release"]
     text: str
+    session: int | None = None
+    """Whose request it was, if a session's: the answer may come when that is over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -227,8 +235,8 @@ class Hello:
     """A shard that has parameters."""
     release: int = 0
     """The newest release this member knows; numbers are never reused."""
-    addresses: tuple[str, ...] = ()
-    """Of a shard: gradients, parameters, control."""
+    addresses: tuple[Address, ...] = ()
+    """Of a shard that listens, three: gradients, parameters, control."""
     payload: Payload = field(default=(), repr=False)
 
 
@@ -352,7 +360,7 @@ class ShardEntry:
 
     index: int
     incarnation: int
-    addresses: tuple[str, ...]
+    addresses: tuple[Address, ...]
     ready: bool
 
 
