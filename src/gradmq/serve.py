@@ -64,7 +64,10 @@ class TensorModel:
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     prepare: Callable[[Mapping[str, np.ndarray[Any, Any]]], tuple[Any, ...]] | None = None
-    """Arrays by input name -> the positional arguments of the model."""
+    """Arrays by input name -> the positional arguments of the model.
+
+    A ``ValueError`` tells the one who asked that these inputs cannot be used.
+    """
     finish: Callable[[Any], Mapping[str, Any]] | None = None
     """What the model returned -> tensors or arrays by output name."""
 
