@@ -135,10 +135,15 @@ class Members:
                 f"there is no shard {index} in a run of {self.shards}; use 0 to {self.shards - 1}"
             )
             return [Tell(peer, Refused(reason="shard", text=text))]
+        if len(hello.addresses) not in (0, 3):
+            text = f"a shard has three addresses, shard {index} gave {len(hello.addresses)}"
+            return [Tell(peer, Refused(reason="wire", text=text))]
         other = self.shard(index)
         incarnation = hello.incarnation or 0
         if other is not None and other.peer != peer:
-            if incarnation <= other.incarnation:
+            # The same process on a new connection is no second one.
+            is_it = (other.host, other.pid) == (hello.host, hello.pid)
+            if incarnation < other.incarnation or (incarnation == other.incarnation and not is_it):
                 text = (
                     f"shard {index} is already served by process {other.pid} on {other.host} "
                     f"as incarnation {other.incarnation}"
@@ -158,6 +163,9 @@ class Members:
         effects: list[Tell] = []
         name = self._name_for(peer, hello)
         other = next((m for m in self.workers() if m.name == name and m.peer != peer), None)
+        if other is not None and hello.session is not None and hello.session < other.session:
+            text = f"the name {name!r} has a newer session, of process {other.pid} on {other.host}"
+            return [Tell(peer, Refused(reason="name", text=text))]
         if other is not None and not self._is_same_process(other, hello):
             text = f"the name {name!r} was taken over by process {hello.pid} on {hello.host}"
             effects.append(Tell(other.peer, Refused(reason="name", text=text)))
@@ -237,7 +245,7 @@ class Members:
         if member.role == "ps" and bool(report.get("ready")) and not member.ready:
             member.ready = True
             self._changed = True
-            self._open_if_complete()
+        self._open_if_complete()
         return None
 
     def on_goodbye(self, peer: bytes) -> None:
@@ -285,8 +293,10 @@ class Members:
         return self._seeder if self._seeder in sessions else next(iter(sessions), 0)
 
     def _open_if_complete(self) -> None:
-        if self.phase == "waiting" and sum(m.ready for m in self.shard_members()) == self.shards:
+        """Open once all shards are ready and have reported: a run's status is never half known."""
+        if self.phase == "waiting" and self.versions() is not None:
             self.phase = "open"
+            self._changed = True
 
     def _directory(self, member: Member) -> Tell:
         member.informed = True
@@ -335,7 +345,7 @@ class Members:
 
     def versions(self) -> tuple[Version, ...] | None:
         """Of all shards, as last reported; None if one is away or not ready."""
-        members = [m for m in self.shard_members() if m.ready and m.addresses]
+        members = [m for m in self.shard_members() if m.ready and m.addresses and m.report]
         if len(members) < self.shards:
             return None
         return tuple((m.incarnation, int(m.report.get("version", 0))) for m in members)

@@ -130,6 +130,7 @@ class BrokerNode:
                 self._send(peer, Refused(reason="wire", text=text))
 
     def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
+        shards_before = {m.shard: m.incarnation for m in self._members.shard_members()}
         answers = self._members.on_hello(peer, hello, now)
         self._releases.on_known(self._members.newest_known_release)
         for answer in answers:
@@ -137,14 +138,22 @@ class BrokerNode:
                 log.warning("refused %s %r: %s", hello.role, hello.name, answer.message.text)
         self._tell(answers)
         self._tell(self._members.on_time(now))
+        member = self._members.members.get(peer)
+        if member is not None and member.shard is not None:
+            if member.incarnation != shards_before.get(member.shard):
+                self._releases.on_new_life(member.shard)
+        elif self._releases.manifest is not None and self._follows(peer):
+            self._send(peer, self._releases.manifest)  # what it needs to begin
+
+    def _follows(self, peer: bytes) -> bool:
+        return any(member.peer == peer for member in self._members.followers())
 
     def _on_renew(self, peer: bytes, renew: Renew, now: float) -> None:
         rejoin = self._members.on_renew(peer, renew.report, now)
         if rejoin is not None:
             self._tell([rejoin])
             return
-        follows = self._members.members[peer] in self._members.followers()
-        manifest = self._releases.manifest if follows else None
+        manifest = self._releases.manifest if self._follows(peer) else None
         self._send(peer, Renewed(serial=self._members.serial, manifest=manifest))
 
     def _on_time(self, now: float) -> None:

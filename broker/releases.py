@@ -41,6 +41,8 @@ class _Open:
     deadline: float
     requests: list[_Request]
     entries: dict[int, ManifestEntry] = field(default_factory=dict)
+    saved: dict[int, Saved] = field(default_factory=dict)
+    """By shard: those that have written it before the last one has labelled."""
 
 
 @dataclass(slots=True)
@@ -48,6 +50,7 @@ class _Saving:
     """A closed release whose shards are writing."""
 
     number: int
+    versions: tuple[Version, ...]
     deadline: float
     requests: list[_Request]
     waiting: set[int]
@@ -95,6 +98,7 @@ class Releases:
         self._due_at: float | None = None
         self._save_at: float | None = None
         self._labelled_versions: tuple[Version, ...] = ()
+        self._saved_versions: tuple[Version, ...] = ()
 
     def on_known(self, release: int) -> None:
         """A member knows this release: numbers go on from there."""
@@ -112,9 +116,14 @@ class Releases:
         if versions is None or self._open is not None:
             return effects
         changed = now >= self._due_at and versions != self._labelled_versions
-        if not changed and not self._requests:
+        if not changed and not self._requests and not self._save_is_due(now, versions):
             return effects
         return [*effects, self._begin(now, versions)]
+
+    def _save_is_due(self, now: float, versions: tuple[Version, ...]) -> bool:
+        """What was trained before a pause is saved too, though no newer release will come."""
+        assert self._save_at is not None
+        return now >= self._save_at and self._saving is None and versions != self._saved_versions
 
     def _begin(self, now: float, versions: tuple[Version, ...]) -> Begin:
         asked = any(request.save for request in self._requests)
@@ -147,12 +156,25 @@ class Releases:
             # A save that another one overtakes is answered by the newer: it holds more.
             waiting = [r for r in release.requests if r.save]
             waiting += self._saving.requests if self._saving else []
-            deadline = now + SAVE_DEADLINE_S
-            self._saving = _Saving(release.number, deadline, waiting, set(range(self._shards)))
+            versions = tuple(entry.version for entry in entries)
+            deadline, everyone = now + SAVE_DEADLINE_S, set(range(self._shards))
+            self._saving = _Saving(release.number, versions, deadline, waiting, everyone)
+            for saved in release.saved.values():
+                effects += self.on_saved(saved)
         return effects
+
+    def on_new_life(self, shard: int) -> None:
+        """What this shard's last life was at died with it; whoever asked gets the next release."""
+        if self._open is not None:
+            self._requests = self._abandon().requests + self._requests
+        if self._saving is not None and shard in self._saving.waiting:
+            self._requests = self._saving.requests + self._requests
+            self._saving = None
 
     def on_saved(self, message: Saved) -> list[ReleaseEffect]:
         """One shard has written its part, or could not."""
+        if self._open is not None and message.release == self._open.number:
+            self._open.saved[message.shard] = message
         saving = self._saving
         if saving is None or message.release != saving.number:
             return []
@@ -163,7 +185,7 @@ class Releases:
         if saving.waiting:
             return []
         self._saving = None
-        self.saved = saving.number
+        self.saved, self._saved_versions = saving.number, saving.versions
         return self._answer(saving.requests, saving.number)
 
     def _expire(self, now: float) -> list[ReleaseEffect]:
@@ -171,15 +193,20 @@ class Releases:
         release, saving = self._open, self._saving
         if release is not None and now >= release.deadline:
             late = sorted(set(range(self._shards)) - set(release.entries))
-            self._open = None
-            self.abandoned += 1
             error = f"release {release.number} was abandoned: no answer from shards {late}"
-            effects += self._answer(release.requests, release.number, error)
+            effects += self._answer(self._abandon().requests, release.number, error)
         if saving is not None and now >= saving.deadline:
             self._saving = None
             error = f"release {saving.number}: shards {sorted(saving.waiting)} did not write it"
             effects += self._answer(saving.requests, saving.number, error)
         return effects
+
+    def _abandon(self) -> _Open:
+        assert self._open is not None
+        abandoned, self._open = self._open, None
+        self._labelled_versions = ()  # the state it stood for has still to be released
+        self.abandoned += 1
+        return abandoned
 
     @staticmethod
     def _answer(requests: list[_Request], number: int, error: str = "") -> list[ReleaseEffect]:

@@ -84,9 +84,9 @@ class Follower:
         Raises BrokerAway or ShardAway after the ``timeout`` given at construction, LayoutMismatch
         or JoinRefused if this model does not belong to the run.
         """
-        self._require_owner()
+        self._require_unopened()
         self._opened = True
-        self._io.start()
+        self._io.start_for(self)
         try:
             with self._io.lock:
                 if not self._wait(
@@ -151,6 +151,7 @@ class Follower:
     @property
     def stopping(self) -> bool:
         """True once the run asks its workers to finish: the last release is near."""
+        self._require_owner()  # in a child the lock may be held for ever
         with self._io.lock:
             return self._io.draining
 
@@ -210,6 +211,13 @@ class Follower:
     def _require_owner(self) -> None:
         if self._owner_pid != os.getpid():
             raise Closed("this follower belongs to the process that made it; make one after a fork")
+
+    def _require_unopened(self) -> None:
+        self._require_owner()
+        if self._opened:
+            raise Closed("this follower is open already")
+        if self._io.ident is not None:
+            raise Closed("this follower was closed: make a new one")
 
     def _require_open(self) -> None:
         self._require_owner()

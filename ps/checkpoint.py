@@ -2,8 +2,8 @@
 
 Tensors: ``parameters`` and one vector per optimizer state, all float32 of the shard's size. The
 metadata holds the layout, the version, the lineage, and each session's last seq with its stored
-verdicts, and a crc32c of every tensor: everything that makes a push decided at most once, from the
-same instant.
+verdicts, and a crc32c of every tensor and of itself: everything that makes a push decided at most
+once, from the same instant.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ def save(state_dir: Path, run: str, layout: Layout, index: int, state: ShardStat
     """Write one checkpoint and drop the oldest beyond KEPT; raises CheckpointError."""
     path = release_path(state_dir, index, state.release)
     tensors = {"parameters": state.parameters, **_prefixed(state.optimizer)}
-    metadata = {"gradmq": json.dumps(_metadata(run, layout, index, state, tensors))}
+    text = json.dumps(_metadata(run, layout, index, state, tensors))
+    metadata = {"gradmq": text, "gradmq.crc32c": _crc(text)}
     try:
         write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
         for release in _superseded(saved_releases(state_dir, index)):
@@ -70,12 +71,15 @@ def load(state_dir: Path, index: int, release: int) -> tuple[str, Layout, ShardS
     path = release_path(state_dir, index, release)
     try:
         with safe_open(path, framework="numpy") as file:
-            metadata = json.loads((file.metadata() or {}).get("gradmq", "null"))
+            metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (OSError, SafetensorError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError, TypeError) as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error}") from None
     try:
-        return _checked(metadata, tensors, index)
+        text = metadata.get("gradmq", "")
+        if metadata.get("gradmq.crc32c") != _crc(text):
+            raise ValueError("its metadata does not match its crc32c, or it is not of gradmq")
+        return _checked(json.loads(text), tensors, index)
     except (KeyError, TypeError, ValueError, RemoteProtocolError) as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from None
 
@@ -120,11 +124,15 @@ def _metadata(
     }
 
 
+def _crc(text: str) -> str:
+    return f"{crc32c.crc32c(text.encode()):08x}"
+
+
 def _checked(
-    metadata: dict[str, Any] | None, tensors: dict[str, Any], index: int
+    metadata: dict[str, Any], tensors: dict[str, Any], index: int
 ) -> tuple[str, Layout, ShardState]:
-    if metadata is None or metadata["format"] != FORMAT:
-        raise ValueError("it was not written by this format of gradmq")
+    if metadata["format"] != FORMAT:
+        raise ValueError(f"it is of format {metadata['format']}, this gradmq reads {FORMAT}")
     layout = Layout.from_bytes(msgpack.packb([metadata["shards"], metadata["tensors"]]))
     if metadata["shard"] != index:
         raise ValueError(f"it is of shard {metadata['shard']}, not {index}")

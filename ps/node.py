@@ -20,9 +20,9 @@ import zmq
 
 from gradmq import link
 from gradmq.durable import next_incarnation
-from gradmq.errors import CheckpointError, JoinRefused, RemoteProtocolError
+from gradmq.errors import CheckpointError, JoinRefused, RemoteProtocolError, SettingsError
 from gradmq.layout import Layout
-from gradmq.membership import Membership
+from gradmq.membership import BROKER_SILENT_S, Membership
 from gradmq.ps import checkpoint
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from
@@ -80,6 +80,8 @@ class PsNode:
     def __init__(self, options: PsOptions) -> None:
         link.require_closed(options.bind, options.insecure)
         link.check_address(options.broker)
+        if options.shard < 0:
+            raise SettingsError(f"--shard is {options.shard}; shards are counted from 0")
         self._options = options
         self._shard: Shard | None = None
         self._layout: Layout | None = None
@@ -89,6 +91,8 @@ class PsNode:
         self._tracker: zmq.MessageTracker | None = None
         self._saves: list[tuple[int, Future[Path]]] = []
         self._addresses: tuple[str, ...] = ()
+        self._newest_saved = 0
+        self._said_to_wait = False
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError."""
@@ -105,13 +109,15 @@ class PsNode:
             self._poller = zmq.Poller()
             self._poller.register(self._broker, zmq.POLLIN)
             while not stopped():
-                self._poller.poll(int(1000 * self._sleep_s(time.monotonic())))
+                self._poller.poll(int(1000 * self._sleep_s(time.monotonic())) + 1)
                 self._pass()
             link.send(self._broker, Goodbye())
             self._broker.setsockopt(zmq.LINGER, 500)
 
     def _read_checkpoint(self) -> None:
         options = self._options
+        saved = checkpoint.saved_releases(options.state, options.shard)
+        self._newest_saved = max(saved, default=0)
         if options.restore_release is not None:
             found = checkpoint.load(options.state, options.shard, options.restore_release)
         else:
@@ -131,7 +137,6 @@ class PsNode:
 
     def _hello(self) -> Hello:
         shard = self._shard
-        release = shard.release if shard else self._restored.release if self._restored else 0
         return Hello(
             role="ps",
             name=f"ps-{self._options.shard}",
@@ -140,7 +145,8 @@ class PsNode:
             shard=self._options.shard,
             incarnation=self._incarnation,
             ready=shard is not None and shard.ready,
-            release=release,
+            # A run that went back to an older release does not use the newer ones' numbers again.
+            release=max(self._newest_saved, shard.release if shard else 0),
             addresses=self._addresses,
             payload=(self._layout.to_bytes(),) if self._layout else (),
         )
@@ -194,10 +200,19 @@ class PsNode:
                 self._shard.on_drained(now)
             self._perform(self._shard.on_time(now, self._push_waiting()))
         self._collect_saves()
+        self._say_if_waiting(time.monotonic())
         report = self._shard.report if self._shard else lambda: {"waiting_for": "the layout"}
         due = self._member.on_time(time.monotonic(), report)
         if due is not None and not link.send(self._broker, due):
             self._member.not_sent(time.monotonic())
+
+    def _say_if_waiting(self, now: float) -> None:
+        waiting = self._member.silent_s(now) > BROKER_SILENT_S
+        if waiting and not self._said_to_wait:
+            log.warning("waiting for broker %s: it does not answer", self._options.broker)
+        elif self._said_to_wait and not waiting:
+            log.info("broker %s answers", self._options.broker)
+        self._said_to_wait = waiting
 
     def _push_waiting(self) -> bool:
         events = self._pull.getsockopt(zmq.EVENTS)

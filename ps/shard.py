@@ -137,7 +137,9 @@ class Shard:
         self._rows: dict[int, Row] = {}
         self._attached: dict[int, _Attachment] = {}
         self._live: frozenset[int] = frozenset()
-        self._horizon = 0
+        self._fenced_up_to = 0
+        self._spared: frozenset[int] = frozenset()
+        """Sessions up to there that are not fenced."""
         self._seeder = 0
         self._published: Publication | None = None
         self._releases: dict[int, Publication] = {}
@@ -199,16 +201,22 @@ class Shard:
     # -- sessions ---------------------------------------------------------------------------------
 
     def on_directory(self, directory: Directory) -> None:
-        """The broker's list of live sessions; the rows of fenced ones go."""
-        self._live = frozenset(directory.sessions)
-        self._horizon = directory.horizon
+        """The broker's list of live sessions; the rows of fenced ones go.
+
+        What was fenced once stays so: a broker that was restarted does not know it any more, and
+        may list such a session again, whose pushes would be decided a second time without its row.
+        """
         self._seeder = directory.seeder
+        self._live = frozenset(s for s in directory.sessions if not self._is_fenced(s))
+        if directory.horizon >= self._fenced_up_to:
+            self._fenced_up_to = directory.horizon
+            self._spared = self._live
         for session in [s for s in self._rows if self._is_fenced(s)]:
             del self._rows[session]
             self._attached.pop(session, None)
 
     def _is_fenced(self, session: int) -> bool:
-        return session <= self._horizon and session not in self._live
+        return session <= self._fenced_up_to and session not in self._spared
 
     def on_attach(self, peer: bytes, attach: Attach) -> list[Effect]:
         """Rule *Attach*: from here on the session's pushes are decided, beginning at last_seq+1."""
@@ -254,7 +262,8 @@ class Shard:
                 reason="layout", text=f"layout {attach.layout} here is {self.layout.hash}"
             )
         if self._is_fenced(attach.session):
-            return Refused(reason="fenced", text=f"session {attach.session} is not live")
+            text = f"session {attach.session} is not live"
+            return Refused(reason="fenced", text=text, session=attach.session)
         return None
 
     @property

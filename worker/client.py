@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import torch
 
     from gradmq.torch_binding import TorchBinding
+    from gradmq.worker.torch_optimizer import PushOptimizer
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +59,8 @@ class PushHandle:
 
     def verdict(self, timeout: float = 60.0) -> Answered:
         """The shards' answer; raises ShardAway if it has not come after ``timeout`` seconds."""
-        self._worker._wait(lambda: self._answer is not None, timeout, "verdict")
+        if self._answer is None:
+            self._worker._wait(lambda: self._answer is not None, timeout, "verdict")
         assert self._answer is not None
         return self._answer
 
@@ -85,7 +87,7 @@ class Worker:
     ) -> None:
         if max_in_flight < 1:
             raise JobError(f"max_in_flight is {max_in_flight}; it must be at least 1")
-        self._binding = _bind(model)
+        binding = self._binding = _bind(model)
         self._address = address
         self._timeout_s = timeout
         self._io = WorkerThread(
@@ -93,7 +95,7 @@ class Worker:
             name or "",
             self._binding.tensors,
             max_in_flight,
-            initial=lambda layout: Gradients(layout, self._binding.read()),
+            initial=lambda layout: Gradients(layout, binding.read()),
             report=self._report,
         )
         self._opened = False
@@ -125,9 +127,9 @@ class Worker:
         Raises BrokerAway or ShardAway after the ``timeout`` given at construction, LayoutMismatch
         or JoinRefused if this model or worker does not belong to the run.
         """
-        self._require_owner()
+        self._require_unopened()
         self._opened = True
-        self._io.start()
+        self._io.start_for(self)
         try:
             self._wait(lambda: self._io.replica is not None and self._io.replica.complete,
                        self._timeout_s, "join")  # fmt: skip
@@ -160,17 +162,19 @@ class Worker:
         ``loss`` and ``samples`` are for the run's figures. A gradient that is not finite is not
         pushed (GradScaler makes them by design); the step then says ``seq=None``. Raises ShardAway,
         naming who is waited for, if the window is still full after ``timeout`` seconds: the push is
-        under way all the same, and ``catch_up`` goes on waiting.
+        under way all the same, and ``catch_up`` goes on waiting. Called before that is over, it
+        raises ShardAway without a push, and ``.grad`` stays.
         """
         binding = self._require_torch()
         gradients = Gradients(self._layout, binding.gradients())
-        binding.clear_gradients()
         started = time.monotonic()
-        self._last_loss = None if loss is None else float(loss)
+        self._note_loss(loss)
         if not gradients.finite:
             self._skipped_nonfinite += 1
+            binding.clear_gradients()
             return self._stepped(None, started, "")
-        _, seq = self._push(gradients, samples, timeout)
+        _, seq = self._push(gradients, _number(loss), samples, timeout)
+        binding.clear_gradients()
         waited_for = self._wait(self._may_compute, timeout, "step")
         return self._stepped(seq, started, waited_for)
 
@@ -199,8 +203,8 @@ class Worker:
         cut = Gradients(self._layout, self._binding.named(gradients))
         if not cut.finite:
             raise JobError("the gradient holds NaN or infinity; it was not pushed")
-        self._last_loss = loss
-        session, seq = self._push(cut, samples, timeout)
+        self._note_loss(loss)
+        session, seq = self._push(cut, _number(loss), samples, timeout)
         handle = self._handles[session, seq] = PushHandle(self, session, seq)
         return handle
 
@@ -214,8 +218,17 @@ class Worker:
             self._io.fetch_asked = True
         self._io.wake()
         self._wait(self._has_fetched, timeout, "pull")
-        self._install()
+        self.reinstall()
         return self._base
+
+    def reinstall(self) -> None:
+        """Install what this worker has once more: the program wrote into the model meanwhile.
+
+        Asks nobody, so never waits; ``step`` installs only what is newer than the model's.
+        """
+        self._require_open()
+        self._base = ()
+        self._install()
 
     def drain(self, timeout: float = 5.0) -> tuple[Answered, ...]:
         """Wait for all verdicts and return those not returned before.
@@ -234,17 +247,20 @@ class Worker:
                 )
         return self._take_answers()
 
-    def optimizer(self, samples_per_step: int = 0) -> torch.optim.Optimizer:
+    def optimizer(self, samples_per_step: int = 0, timeout: float = 60.0) -> PushOptimizer:
         """An optimizer whose ``step()`` is this worker's; loops written for torch run unchanged.
 
-        Its learning rate is shown for schedulers to read; the one that counts is the server's.
+        ``samples_per_step`` is for the run's figures: without it the status knows no samples of
+        this worker, and no share. ``timeout`` is that of each step, in seconds. The learning rate
+        and the like are shown for schedulers to read; those that count are the server's.
         """
+        self._require_open()
+        binding = self._require_torch()
         from gradmq.worker.torch_optimizer import PushOptimizer
 
-        self._require_open()
         assert self._io.welcome is not None
-        lr = float(self._io.welcome.settings["optimizer"]["lr"])
-        return PushOptimizer(self, self._require_torch().parameters, lr, samples_per_step)
+        shown = {k: v for k, v in self._io.welcome.settings["optimizer"].items() if k != "name"}
+        return PushOptimizer(self, binding.parameters, shown, samples_per_step, timeout)
 
     # -- what can be looked at --------------------------------------------------------------------
 
@@ -261,6 +277,7 @@ class Worker:
     @property
     def stopping(self) -> bool:
         """True once the run asks its workers to finish."""
+        self._require_owner()  # in a child the lock may be held for ever
         with self._io.lock:
             return self._io.draining
 
@@ -290,7 +307,13 @@ class Worker:
         self._install()
         return Step(seq, self._take_answers(), self._base, waited_s, waited_for)
 
-    def _push(self, gradients: Gradients, samples: int, timeout_s: float) -> tuple[int, int]:
+    def _note_loss(self, loss: torch.Tensor | float | None) -> None:
+        """The status shows the last one that was told: not every step has one to tell."""
+        self._last_loss = self._last_loss if loss is None else _number(loss)
+
+    def _push(
+        self, gradients: Gradients, loss: float | None, samples: int, timeout_s: float
+    ) -> tuple[int, int]:
         self._wait(self._may_compute, timeout_s, "push")
         with self._io.lock:
             session = self._io.session
@@ -301,7 +324,7 @@ class Worker:
                 gradients.crcs,
                 gradients.present,
                 time.monotonic(),
-                self._last_loss,
+                loss,
                 samples,
             )
         self._samples += samples
@@ -384,9 +407,23 @@ class Worker:
             "waiting_for": self._io.waiting_for(),
         }
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Worker:
+        """A model that holds its worker may be copied; the copy shares the one connection."""
+        return self
+
+    def __getstate__(self) -> object:
+        raise JobError("a Worker cannot be pickled: let every process make its own")
+
     def _require_owner(self) -> None:
         if self._owner_pid != os.getpid():
             raise Closed("this worker belongs to the process that made it; make one after the fork")
+
+    def _require_unopened(self) -> None:
+        self._require_owner()
+        if self._opened:
+            raise Closed("this worker is open already")
+        if self._io.ident is not None:
+            raise Closed("this worker was closed: make a new one")
 
     def _require_open(self) -> None:
         self._require_owner()
@@ -405,3 +442,7 @@ def _bind(model: Any) -> ArrayBinding | TorchBinding:
     from gradmq.torch_binding import TorchBinding
 
     return TorchBinding(model)
+
+
+def _number(loss: torch.Tensor | float | None) -> float | None:
+    return None if loss is None else float(getattr(loss, "detach", lambda: loss)())

@@ -10,6 +10,7 @@ from typing import Any
 
 from gradmq import link
 from gradmq.binding import Gradients
+from gradmq.errors import JobError
 from gradmq.layout import Layout, Tensor
 from gradmq.member_thread import MemberThread
 from gradmq.replica import Replica
@@ -190,6 +191,8 @@ class WorkerThread(MemberThread):
         if now < self._seed_at.get(entry.index, 0.0):
             return
         initial = self._initial(self.layout)
+        if not initial.finite:
+            raise JobError("the model's initial parameters hold NaN or infinity; nothing can start")
         seed = Seed(
             run=self.welcome.run,
             layout=self.layout.hash,

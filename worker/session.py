@@ -84,6 +84,11 @@ class _Side:
     """Answered pushes whose version the replica does not hold yet."""
     outbox: deque[int] = field(default_factory=deque)
     newest_seen: Version | None = None
+    attached_life: int = 0
+    """The incarnation that attached this session last."""
+    known: Version | None = None
+    """The newest version of that life, out of the replica or a verdict: if the next life lacks it,
+    updates were lost. The next life's own versions may well be seen before it is attached to."""
     attach_at: float = 0.0
     attach_again_s: float = ATTACH_AGAIN_S[0]
     query_at: float = 0.0
@@ -233,6 +238,9 @@ class Session:
             return  # the answer to an Attach that was repeated
         side.incarnation = message.incarnation
         side.attached = True
+        side.attached_life = message.incarnation
+        if side.newest_seen is not None:
+            _learn(side, side.newest_seen)
         side.window = message.window
         side.refusal = ""
         for verdict in message.verdicts:
@@ -249,6 +257,8 @@ class Session:
 
     def on_refused(self, shard: int, message: Refused, now: float) -> None:
         """Fenced ends the session; anything else is kept as the reason of the wait."""
+        if message.session not in (None, self.session):
+            return  # the one before was refused, and this one need not care
         side = self._sides[shard]
         side.heard_at = now
         side.refusal = message.text
@@ -295,6 +305,8 @@ class Session:
         side.query_at = now + side.query_after_s
         if verdict.version is not None and _lacks(side.newest_seen, verdict.version):
             side.landing[verdict.seq] = verdict.version
+        if verdict.version is not None:
+            _learn(side, verdict.version)
         verdicts = self._verdicts[verdict.seq]
         verdicts[shard] = verdict
         if all(v is not None for v in verdicts):
@@ -307,6 +319,7 @@ class Session:
         side = self._sides[shard]
         side.heard_at = now
         side.newest_seen = version
+        _learn(side, version)
         self._on_incarnation(side, version[0], now)
         side.landing = {seq: v for seq, v in side.landing.items() if _lacks(version, v)}
 
@@ -347,7 +360,7 @@ class Session:
             session=self.session,
             name=self.name,
             oldest_unanswered=next(iter(side.unanswered), self._next_seq),
-            newest_seen=side.newest_seen,
+            newest_seen=side.known,
             window=self._max_in_flight,
         )
 
@@ -366,6 +379,11 @@ class Session:
             version = max(side.landing.values())
             return f"shard {shard}: parameters of version {version[1]}{silence}"
         return ""
+
+
+def _learn(side: _Side, version: Version) -> None:
+    if version[0] <= side.attached_life and _lacks(side.known, version):
+        side.known = version
 
 
 def _lacks(have: Version | None, wanted: Version) -> bool:

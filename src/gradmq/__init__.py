@@ -6,7 +6,6 @@ Importing this package is cheap: nothing is loaded before it is used, torch not 
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -102,6 +101,8 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "__version__":
+        from importlib.metadata import version  # takes as long as all the rest of an import
+
         return version("gradmq")
     home = _HOME.get(name)
     if home is None:

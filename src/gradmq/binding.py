@@ -60,9 +60,13 @@ class Binding(Protocol):
 class ArrayBinding:
     """A dict of numpy float32 (or float16) arrays, written in place."""
 
-    def __init__(self, arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        self.arrays = dict(arrays)
-        for name, array in self.arrays.items():
+    def __init__(self, arrays: Mapping[str, Any]) -> None:
+        self.arrays: dict[str, npt.NDArray[Any]] = dict(arrays)
+        for name, array in arrays.items():
+            if not isinstance(array, np.ndarray):
+                raise LayoutMismatch(
+                    f"{name!r} is a {type(array).__name__}; give a numpy array, or a torch module"
+                )
             if array.dtype not in (np.float32, np.float16):
                 raise LayoutMismatch(
                     f"array {name!r} is {array.dtype}; gradmq keeps float32: .astype(np.float32)"
@@ -86,17 +90,13 @@ class ArrayBinding:
         scatter(layout, publications, write)
 
     def named(self, values: Mapping[str, Any]) -> dict[int, Vector]:
-        return {
-            row: np.ravel(v).astype(np.float32) for row, v in rows_by_name(self.tensors, values)
-        }
+        return vectors_by_row(self.tensors, values)
 
 
-def rows_by_name(
-    tensors: Sequence[Tensor], values: Mapping[str, Any]
-) -> list[tuple[int, npt.NDArray[Any]]]:
-    """Check names and shapes of gradients given by name; raises LayoutMismatch."""
+def vectors_by_row(tensors: Sequence[Tensor], values: Mapping[str, Any]) -> dict[int, Vector]:
+    """Gradients given by name as flat float32 vectors by row; raises LayoutMismatch."""
     rows = {tensor.name: row for row, tensor in enumerate(tensors)}
-    out = []
+    out = {}
     for name, value in values.items():
         if name not in rows:
             raise LayoutMismatch(f"no tensor is called {name!r}; there are {', '.join(rows):.300}")
@@ -109,7 +109,8 @@ def rows_by_name(
             )
         if array.dtype.kind not in "fiu":
             raise LayoutMismatch(f"the gradient of {name!r} is {array.dtype}; use float32")
-        out.append((rows[name], array))
+        with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
+            out[rows[name]] = np.ravel(array).astype(np.float32)
     return out
 
 
@@ -161,4 +162,5 @@ def _bitmap(rows: frozenset[int], count: int) -> bytes:
 
 
 def _is_finite(vector: Vector) -> bool:
-    return bool(np.isfinite(np.dot(vector, vector))) or bool(np.isfinite(vector).all())
+    with np.errstate(over="ignore"):  # finite elements may have squares that are not
+        return bool(np.isfinite(np.dot(vector, vector))) or bool(np.isfinite(vector).all())

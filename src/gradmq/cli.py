@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 from collections.abc import Sequence
@@ -26,7 +27,13 @@ app = App(
 Config = Annotated[Path | None, Parameter(help="TOML file with settings.")]
 Set = Annotated[
     list[str],
-    Parameter(name="--set", help="Any setting, as KEY=VALUE.", negative="", consume_multiple=False),
+    Parameter(
+        name="--set",
+        help="Any setting, as KEY=VALUE; may be repeated.",
+        negative="",
+        consume_multiple=False,
+        show_default=False,
+    ),
 ]
 Broker = Annotated[str, Parameter(help="Address of the broker.")]
 State = Annotated[Path, Parameter(help="Folder for checkpoints and counters.")]
@@ -55,7 +62,14 @@ def _settings(config: Path | None, more: Sequence[str], **flags: Any) -> Setting
 
 @app.command
 def run(
-    job: JobName = "",
+    job: Annotated[
+        str,
+        Parameter(
+            help="A built-in job (lm, fashion-mnist) or a Python file; default: lm, or what the "
+            "resumed run trains.",
+            show_default=False,
+        ),
+    ] = "",
     *,
     for_: Annotated[
         str | None, Parameter("--for", help="Train for so long: 90s, 5m, 1.5h.")
@@ -277,12 +291,25 @@ def status(
     with Observer(broker) as observer:
         found = observer.status()
     if json_:
-        print(json.dumps(found))
+        print(json.dumps(_finite(found), allow_nan=False))
     else:
         from gradmq.view.screen import print_status
 
         print_status(found)
     return 0
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no word for a loss that is not a number: it becomes null."""
+    match value:
+        case dict():
+            return {key: _finite(entry) for key, entry in value.items()}
+        case list() | tuple():
+            return [_finite(entry) for entry in value]
+        case float() if not math.isfinite(value):
+            return None
+        case _:
+            return value
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -295,7 +322,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         text = " ".join(str(error).split())
-        print(f"gradmq: {text} (see gradmq {' '.join(words[:1])} --help)", file=sys.stderr)
+        command = f"{words[0]} " if words and words[0] in app else ""
+        print(f"gradmq: {text} (see gradmq {command}--help)", file=sys.stderr)
         raise SystemExit(2) from None
     except GradmqError as error:
         print(f"gradmq: {error}", file=sys.stderr)

@@ -65,7 +65,7 @@ class RunSettings(_Section):
 class OptimizerSettings(_Section):
     """The optimizer on the shards; semantics of torch.optim.SGD."""
 
-    name: Literal["sgd"] = Field("sgd", description="which one")
+    name: Literal["sgd"] = Field("sgd", description="which one: sgd")
     lr: float = Field(0.1, ge=0, description="learning rate")
     momentum: float = Field(0.0, ge=0, lt=1, description="momentum")
     nesterov: bool = Field(False, description="Nesterov's form of momentum")
@@ -75,7 +75,9 @@ class OptimizerSettings(_Section):
 class StalenessSettings(_Section):
     """What a shard does with gradients computed on older parameters."""
 
-    rule: Literal["bounded", "unbounded"] = Field("bounded", description="which rule")
+    rule: Literal["bounded", "unbounded"] = Field(
+        "bounded", description="which rule: bounded or unbounded"
+    )
     bound: int = Field(8, ge=0, description="with bounded: reject what is staler; updates")
 
 

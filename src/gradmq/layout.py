@@ -25,6 +25,9 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 MAX_TENSORS = 65_536
 MAX_ELEMENTS = 1 << 40
+MAX_DIMENSIONS = 64
+MAX_NAME_BYTES = 4096
+MAX_SHARDS = 4096
 
 Kind = Literal["parameter", "buffer"]
 
@@ -123,12 +126,14 @@ class Layout:
             shards, rows = msgpack.unpackb(
                 data,
                 max_array_len=MAX_TENSORS,
-                max_str_len=4096,
+                max_str_len=MAX_NAME_BYTES,
                 max_map_len=0,
                 max_bin_len=0,
                 max_ext_len=0,
             )
-            return cls(tuple(_row(*row) for row in rows), _shard_count(shards))
+            if not isinstance(rows, list):
+                raise RemoteProtocolError(f"no table of tensors but a {type(rows).__name__}")
+            return _checked(cls(tuple(_row(*row) for row in rows), _shard_count(shards)))
         except RemoteProtocolError:
             raise
         except Exception as error:  # noqa: BLE001  (msgpack alone has four families of them)
@@ -146,13 +151,21 @@ def _row(name: object, dtype: object, shape: object, kind: object) -> Tensor:
         raise RemoteProtocolError(f"not a row of a layout: {(name, dtype, kind)!r:.200}")
     if not (isinstance(shape, list) and all(type(n) is int and n >= 0 for n in shape)):
         raise RemoteProtocolError(f"not a shape: {shape!r:.200}")
-    if prod(shape) > MAX_ELEMENTS:
-        raise RemoteProtocolError(f"tensor {name!r} has {prod(shape)} elements")
+    if len(shape) > MAX_DIMENSIONS:
+        raise RemoteProtocolError(f"tensor {name!r:.100} has {len(shape)} dimensions")
     return Tensor(name, str(dtype), tuple(shape), kind)
 
 
+def _checked(layout: Layout) -> Layout:
+    if layout.size > MAX_ELEMENTS:
+        raise RemoteProtocolError(f"a layout of {layout.size} elements, at most {MAX_ELEMENTS}")
+    if len({tensor.name for tensor in layout.tensors}) < len(layout.tensors):
+        raise RemoteProtocolError("a layout with two tensors of one name")
+    return layout
+
+
 def _shard_count(shards: object) -> int:
-    if type(shards) is not int or not 1 <= shards <= 4096:
+    if type(shards) is not int or not 1 <= shards <= MAX_SHARDS:
         raise RemoteProtocolError(f"a layout of {shards!r} shards")
     return shards
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket as sockets
 import threading
 import time
+import weakref
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,7 +21,14 @@ from typing import Any
 import zmq
 
 from gradmq import link
-from gradmq.errors import Closed, Fenced, GradmqError, JoinRefused, RemoteProtocolError
+from gradmq.errors import (
+    Closed,
+    Fenced,
+    GradmqError,
+    JoinRefused,
+    LayoutMismatch,
+    RemoteProtocolError,
+)
 from gradmq.layout import Layout
 from gradmq.membership import Membership
 from gradmq.replica import AskShard
@@ -41,6 +50,9 @@ log = logging.getLogger(__name__)
 
 #: The loop looks at its clocks at least this often.
 LONGEST_SLEEP_S = 0.2
+
+#: A thread whose owner was dropped, or whose program ends, is waited for no longer than this.
+DROPPED_S = 1.0
 
 #: What is queued at the end has this long to leave.
 FAREWELL_MS = 500
@@ -66,12 +78,11 @@ class MemberThread(threading.Thread):
         self.member = Membership(self.hello)
         self._topics = topics
         self._with_gradients = with_gradients
-        self._report = report
+        self._report = weakref.WeakMethod(report)
         self._outgoing: list[Message] = []
+        self._unsent_asks: dict[int, AskShard] = {}
+        """By shard: its connection is not up yet, or takes nothing now."""
         self._stopping = False
-        self._wake_read, self._wake_write = sockets.socketpair()
-        self._wake_read.setblocking(False)
-        self._wake_write.setblocking(False)
 
     # -- what a subclass adds; called in this thread with ``lock`` held ----------------------------
 
@@ -116,6 +127,22 @@ class MemberThread(threading.Thread):
 
     # -- for the program's thread -----------------------------------------------------------------
 
+    def start_for(self, owner: object) -> None:
+        """Begin to join; nothing is opened before.
+
+        The thread keeps neither ``owner`` nor the model in it alive: it stops when the owner is
+        dropped or the program ends, if ``stop`` was not called before.
+        """
+        self._wake_read, self._wake_write = sockets.socketpair()
+        self._wake_read.setblocking(False)
+        self._wake_write.setblocking(False)
+        self._dropped = weakref.finalize(owner, self._on_dropped, os.getpid())
+        self.start()
+
+    def _on_dropped(self, owner_pid: int) -> None:
+        if os.getpid() == owner_pid:
+            self.stop(DROPPED_S)
+
     def wake(self) -> None:
         """There is something to send."""
         with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
@@ -128,9 +155,11 @@ class MemberThread(threading.Thread):
 
     def stop(self, timeout_s: float) -> None:
         """Leave the run and close every socket; waits for the thread."""
+        self._dropped.detach()
         self._stopping = True
-        self.wake()
-        self.join(timeout_s)
+        if threading.current_thread() is not self:  # else: dropped while asked for its report
+            self.wake()
+            self.join(timeout_s)
         self._wake_read.close()
         self._wake_write.close()
 
@@ -200,7 +229,8 @@ class MemberThread(threading.Thread):
         with self.lock:
             for shard, shard_link in self.links.by_shard.items():
                 poller.register(shard_link.stream, zmq.POLLIN)
-                poller.register(shard_link.control, zmq.POLLIN)
+                events = zmq.POLLIN | (zmq.POLLOUT if shard in self._unsent_asks else 0)
+                poller.register(shard_link.control, events)
                 if shard_link.gradients is not None and self.wants_to_push(shard):
                     poller.register(shard_link.gradients, zmq.POLLOUT)
             wake_at = min(self.member.next_deadline(), self.wake_at())
@@ -230,6 +260,8 @@ class MemberThread(threading.Thread):
                     self.member.rejoin(now)
                 case Refused(reason="name"):
                     raise Fenced(message.text)
+                case Refused(reason="layout"):
+                    raise LayoutMismatch(f"broker {self.broker_address}: {message.text}")
                 case Refused():
                     raise JoinRefused(f"broker {self.broker_address}: {message.text}")
                 case _:
@@ -281,20 +313,33 @@ class MemberThread(threading.Thread):
             return None
 
     def _on_time(self, now: float) -> None:
-        due = self.member.on_time(now, lambda: dict(self._report()))
+        due = self.member.on_time(now, self._reported)
         if due is not None and not link.send(self.broker, due):
             self.member.not_sent(now)
         if self.member.joined:
             self._outgoing = [m for m in self._outgoing if not link.send(self.broker, m)]
+        for ask in list(self._unsent_asks.values()):
+            self.ask(ask)
         self.on_time(now)
 
-    def ask(self, ask: AskShard | None) -> None:
-        """Perform a replica's effect."""
-        if ask is not None:
-            self.tell_shard(ask.shard, ask.message)
+    def _reported(self) -> dict[str, Any]:
+        report = self._report()  # None: the owner was dropped, and this thread is about to end
+        return {} if report is None else dict(report())
 
-    def tell_shard(self, shard: int, message: Message) -> None:
-        """Send on a shard's control socket; dropped if the shard is not there (it is repeated)."""
+    def ask(self, ask: AskShard | None) -> None:
+        """Perform a replica's effect: at once, or as soon as the shard's connection is up.
+
+        The replica repeats what was not answered only after seconds; it cannot know that a request
+        never left.
+        """
+        if ask is None:
+            return
+        if self.tell_shard(ask.shard, ask.message):
+            self._unsent_asks.pop(ask.shard, None)
+        else:
+            self._unsent_asks[ask.shard] = ask
+
+    def tell_shard(self, shard: int, message: Message) -> bool:
+        """Send on a shard's control socket; False if the shard is not there."""
         shard_link = self.links.by_shard.get(shard)
-        if shard_link is not None:
-            link.send(shard_link.control, message)
+        return shard_link is not None and link.send(shard_link.control, message)

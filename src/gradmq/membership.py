@@ -27,14 +27,18 @@ class Membership:
         self.joined = False
         self._serial = 0
         self._due_at = 0.0
+        self._untold = True
+        """There is something to tell that no hello has said yet."""
         self._heard_at: float | None = None
         self._since: float | None = None
 
     def on_welcome(self, welcome: Welcome, now: float) -> None:
         self.welcome = welcome
-        self.joined = True
         self._heard_at = now
-        self._due_at = now + RENEW_EVERY_S
+        if self._untold:
+            return  # it answers an earlier hello
+        self.joined = True
+        self._due_at = now  # the first report follows at once
 
     def on_heard(self, now: float) -> None:
         """Any message of the broker is a life sign."""
@@ -53,6 +57,7 @@ class Membership:
     def rejoin(self, now: float) -> None:
         """Say hello again: the broker does not know us, or we have something new to tell."""
         self.joined = False
+        self._untold = True
         self._due_at = now
 
     def renew_soon(self, now: float) -> None:
@@ -66,6 +71,7 @@ class Membership:
         if now < self._due_at:
             return None
         if not self.joined:
+            self._untold = False
             self._due_at = now + HELLO_AGAIN_S
             return self._hello()
         self._due_at = now + RENEW_EVERY_S
@@ -73,6 +79,7 @@ class Membership:
 
     def not_sent(self, now: float) -> None:
         """The connection is not there yet: what was due is due again soon."""
+        self._untold = not self.joined
         self._due_at = now + NOT_SENT_AGAIN_S
 
     def next_deadline(self) -> float:

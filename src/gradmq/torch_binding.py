@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradmq.binding import Vector, rows_by_name, scatter
+from gradmq.binding import Vector, scatter, vectors_by_row
 from gradmq.errors import LayoutMismatch
 from gradmq.layout import Layout, Tensor
 from gradmq.wire.messages import Publication
@@ -34,20 +34,23 @@ class TorchBinding:
         self.model = model
         parameters = dict(model.named_parameters())
         buffers = _travelling_buffers(model)
-        self._tensors: list[torch.Tensor] = [*parameters.values(), *buffers.values()]
+        self.parameters: list[torch.Tensor] = list(parameters.values())
         self._first_buffer = len(parameters)
         self.tensors = tuple(
             _entry(name, tensor, "parameter" if row < self._first_buffer else "buffer")
             for row, (name, tensor) in enumerate({**parameters, **buffers}.items())
         )
-        self._installed_buffers: dict[int, Vector] = {}
+        self._buffers_before: dict[int, Vector] = {}
+        """What the buffers were when they were last installed or told of."""
 
-    @property
-    def parameters(self) -> list[torch.Tensor]:
-        return self._tensors[: self._first_buffer]
+    def _tensor_of(self, row: int) -> torch.Tensor:
+        """A buffer is looked up by name: a module may put another tensor in its place."""
+        if row < self._first_buffer:
+            return self.parameters[row]
+        return self.model.get_buffer(self.tensors[row].name)
 
     def read(self) -> dict[int, Vector]:
-        return {row: _flat(tensor) for row, tensor in enumerate(self._tensors)}
+        return {row: _flat(self._tensor_of(row)) for row in range(len(self.tensors))}
 
     def gradients(self) -> dict[int, Vector]:
         """What ``backward`` left in ``.grad``, and how far the buffers have moved, by row."""
@@ -55,35 +58,57 @@ class TorchBinding:
         for row, parameter in enumerate(self.parameters):
             if parameter.grad is not None:
                 flat[row] = _flat(parameter.grad)
-        for row, before in self._installed_buffers.items():
-            moved = before - _flat(self._tensors[row])
+            else:
+                self._require_in_model(row)
+        for row, before in self._buffers_before.items():
+            moved = before - _flat(self._tensor_of(row))
             if moved.any():
                 flat[row] = moved
         return flat
 
+    def _require_in_model(self, row: int) -> None:
+        """A parameter that is not the model's any more gets no gradients, and nobody would know."""
+        name = self.tensors[row].name
+        try:
+            in_model = self.model.get_parameter(name) is self.parameters[row]
+        except AttributeError:
+            in_model = False
+        if not in_model:
+            raise LayoutMismatch(
+                f"parameter {name!r} was replaced after the Worker was made, and a run's tensors "
+                "stay the same: copy values into it instead, or change the model before"
+            )
+
     def clear_gradients(self) -> None:
+        """Forget what ``gradients`` told: the next ones tell of the next step alone.
+
+        A buffer that is not finite any more goes back to what it was, or it would never be again.
+        """
         for parameter in self.parameters:
             parameter.grad = None
+        for row, before in self._buffers_before.items():
+            now = _flat(self._tensor_of(row))
+            if np.isfinite(now).all():
+                self._buffers_before[row] = now.copy()
+            else:
+                self._tensor_of(row).copy_(_tensor(before, self.tensors[row].shape))
 
     def install(self, layout: Layout, publications: Sequence[Publication]) -> None:
         with torch.no_grad():
             scatter(layout, publications, self._write)
 
     def _write(self, row: int, vector: Vector) -> None:
-        tensor = self._tensors[row]
+        tensor = self._tensor_of(row)
         tensor.copy_(_tensor(vector, tensor.shape))
         if row >= self._first_buffer:
-            self._installed_buffers[row] = _flat(tensor).copy()
+            self._buffers_before[row] = _flat(tensor).copy()
 
     def named(self, values: Mapping[str, Any]) -> dict[int, Vector]:
         arrays = {
             name: _flat(value).reshape(tuple(value.shape)) if torch.is_tensor(value) else value
             for name, value in values.items()
         }
-        return {
-            row: np.ravel(array).astype(np.float32)
-            for row, array in rows_by_name(self.tensors, arrays)
-        }
+        return vectors_by_row(self.tensors, arrays)
 
     def with_values(self, layout: Layout, publications: Sequence[Publication]) -> torch.nn.Module:
         """A second module like this one, in eval mode, whose tensors are those of a release.
@@ -93,7 +118,7 @@ class TorchBinding:
         replaced: dict[int, Any] = {}
 
         def write(row: int, vector: Vector) -> None:
-            old = self._tensors[row]
+            old = self._tensor_of(row)
             values = _tensor(vector, old.shape).to(old.device, old.dtype)
             is_parameter = row < self._first_buffer
             new = torch.nn.Parameter(values, requires_grad=False) if is_parameter else values
@@ -114,6 +139,8 @@ def _travelling_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def _entry(name: str, tensor: torch.Tensor, kind: Any) -> Tensor:
+    if tensor.is_meta or torch.nn.parameter.is_lazy(tensor):
+        raise LayoutMismatch(f"{kind} {name!r} has no values yet: run one batch through the model")
     dtype = _DTYPES.get(tensor.dtype)
     if dtype is None:
         what = str(tensor.dtype).removeprefix("torch.")
