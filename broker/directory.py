@@ -81,6 +81,7 @@ class Members:
         """Counts the changes of the directory."""
         self.newest_known_release = 0
         self._settings = dict(settings)
+        self._incarnation = incarnation
         self._first_session = incarnation * SESSIONS_PER_LIFE
         self._last_session = self._first_session
         self._numbered: dict[Role, int] = {}
@@ -205,9 +206,11 @@ class Members:
         if known is not None:
             return known.name
         taken = {m.name for m in self.members.values()} | set(self.departed)
+        # Who was named by an earlier life may not have come back yet, and keeps its name.
+        life = f"{self._incarnation}." if self._incarnation > 1 else ""
         while True:
             self._numbered[hello.role] = self._numbered.get(hello.role, 0) + 1
-            name = f"{hello.role}-{self._numbered[hello.role]}"
+            name = f"{hello.role}-{life}{self._numbered[hello.role]}"
             if name not in taken:
                 return name
 

@@ -1,4 +1,4 @@
-"""A whole job in one file: `gradmq run examples/regression.py` learns y = sin(3x), and serves it."""
+"""A job in one file: `gradmq run examples/regression.py` learns y = sin(3x) and serves it."""
 
 import torch
 

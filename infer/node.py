@@ -45,14 +45,15 @@ def serve(
     executor = ThreadPoolExecutor(1, "gradmq-model")
     app = make_app(serving, job.name, job.serve(), executor, time.monotonic)
     with HttpServer(app, host, port) as server:
-        log.info("answers at %s", server.url)
+        url = server.url
+        log.info("answers at %s", url)
         follower = Follower(
             job.model(),
             broker,
             name or None,
             join_timeout_s,
             role="infer",
-            report=lambda: {"url": server.url},
+            report=lambda: {"url": url},
         )
 
         def swap() -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 import zmq
 
 from gradmq import link
-from gradmq.durable import next_incarnation
+from gradmq.durable import next_incarnation, remove_unfinished
 from gradmq.errors import CheckpointError, JoinRefused, RemoteProtocolError, SettingsError
 from gradmq.layout import Layout
 from gradmq.membership import BROKER_SILENT_S, Membership
@@ -82,6 +82,8 @@ class PsNode:
         link.check_address(options.broker)
         if options.shard < 0:
             raise SettingsError(f"--shard is {options.shard}; shards are counted from 0")
+        if not 0 <= options.port <= 65_533:
+            raise SettingsError(f"--port is {options.port}; use 1 to 65533, three are taken, or 0")
         self._options = options
         self._shard: Shard | None = None
         self._layout: Layout | None = None
@@ -99,6 +101,7 @@ class PsNode:
         options = self._options
         folder = checkpoint.shard_folder(options.state, options.shard)
         with _exclusive(folder), ExitStack() as stack:
+            remove_unfinished(folder)
             self._read_checkpoint()
             self._incarnation = next_incarnation(folder / "incarnation")
             self._context = stack.enter_context(zmq.Context())
@@ -142,6 +145,7 @@ class PsNode:
             name=f"ps-{self._options.shard}",
             host=link.this_host(),
             pid=os.getpid(),
+            run=self._run_name,
             shard=self._options.shard,
             incarnation=self._incarnation,
             ready=shard is not None and shard.ready,
@@ -284,17 +288,17 @@ class PsNode:
                     self._member.rejoin(now)
                 case Renewed():
                     self._member.on_renewed(message, now)
+                case Refused(reason="run"):
+                    raise JoinRefused(
+                        f"the state in {self._options.state} is of run {self._run_name}; "
+                        f"use another --state (broker {self._options.broker}: {message.text})"
+                    )
                 case Refused():
                     raise JoinRefused(f"broker {self._options.broker}: {message.text}")
                 case _:
                     log.warning("a %s of the broker was ignored", message.KIND)
 
     def _on_welcome(self, welcome: Welcome, now: float) -> None:
-        if self._run_name not in (None, welcome.run):
-            raise JoinRefused(
-                f"the state in {self._options.state} is of run {self._run_name}, "
-                f"the broker's is {welcome.run}; use another --state"
-            )
         self._run_name = welcome.run
         self._member.on_welcome(welcome, now)
         if self._shard is None and self._layout is not None:

@@ -140,6 +140,8 @@ class Shard:
         self._fenced_up_to = 0
         self._spared: frozenset[int] = frozenset()
         """Sessions up to there that are not fenced."""
+        self._ended: set[int] = set()
+        """Sessions that detached and that the directory still lists."""
         self._seeder = 0
         self._published: Publication | None = None
         self._releases: dict[int, Publication] = {}
@@ -211,11 +213,14 @@ class Shard:
         if directory.horizon >= self._fenced_up_to:
             self._fenced_up_to = directory.horizon
             self._spared = self._live
+        self._ended.intersection_update(directory.sessions)
         for session in [s for s in self._rows if self._is_fenced(s)]:
             del self._rows[session]
             self._attached.pop(session, None)
 
     def _is_fenced(self, session: int) -> bool:
+        if session in self._ended:
+            return True
         return session <= self._fenced_up_to and session not in self._spared
 
     def on_attach(self, peer: bytes, attach: Attach) -> list[Effect]:
@@ -284,8 +289,10 @@ class Shard:
         )
 
     def on_detach(self, detach: Detach) -> None:
+        """The session is over for good: an Attach that comes late does not begin it anew."""
         self._attached.pop(detach.session, None)
-        self._rows.pop(detach.session, None)
+        if self._rows.pop(detach.session, None) is not None:
+            self._ended.add(detach.session)
 
     def on_query(self, peer: bytes, query: Query, push_waiting: bool) -> list[Effect]:
         """Rule *Ask before resending*."""
@@ -448,10 +455,6 @@ class Shard:
 
     def on_drained(self, now: float) -> None:
         self._timing.on_drained(now)
-
-    @property
-    def unpublished(self) -> bool:
-        return self._timing.unpublished
 
     def _publish(self, now: float) -> Publish:
         payload = array_payload(self._parameters.copy())

@@ -168,12 +168,12 @@ class Worker:
         binding = self._require_torch()
         gradients = Gradients(self._layout, binding.gradients())
         started = time.monotonic()
-        self._note_loss(loss)
+        loss = self._last_loss_of(loss)
         if not gradients.finite:
             self._skipped_nonfinite += 1
             binding.clear_gradients()
             return self._stepped(None, started, "")
-        _, seq = self._push(gradients, _number(loss), samples, timeout)
+        _, seq = self._push(gradients, loss, samples, timeout)
         binding.clear_gradients()
         waited_for = self._wait(self._may_compute, timeout, "step")
         return self._stepped(seq, started, waited_for)
@@ -203,8 +203,7 @@ class Worker:
         cut = Gradients(self._layout, self._binding.named(gradients))
         if not cut.finite:
             raise JobError("the gradient holds NaN or infinity; it was not pushed")
-        self._note_loss(loss)
-        session, seq = self._push(cut, _number(loss), samples, timeout)
+        session, seq = self._push(cut, self._last_loss_of(loss), samples, timeout)
         handle = self._handles[session, seq] = PushHandle(self, session, seq)
         return handle
 
@@ -215,9 +214,12 @@ class Worker:
         """
         self._require_open()
         with self._io.lock:
-            self._io.fetch_asked = True
+            self._io.fetch_asked = self._io.pulling = True
         self._io.wake()
-        self._wait(self._has_fetched, timeout, "pull")
+        try:
+            self._wait(self._has_fetched, timeout, "pull")
+        finally:
+            self._io.pulling = False
         self.reinstall()
         return self._base
 
@@ -307,9 +309,11 @@ class Worker:
         self._install()
         return Step(seq, self._take_answers(), self._base, waited_s, waited_for)
 
-    def _note_loss(self, loss: torch.Tensor | float | None) -> None:
-        """The status shows the last one that was told: not every step has one to tell."""
-        self._last_loss = self._last_loss if loss is None else _number(loss)
+    def _last_loss_of(self, loss: torch.Tensor | float | None) -> float | None:
+        """The loss as a number; kept for the status if there is one, which not every step has."""
+        number = _number(loss)
+        self._last_loss = self._last_loss if number is None else number
+        return number
 
     def _push(
         self, gradients: Gradients, loss: float | None, samples: int, timeout_s: float

@@ -59,6 +59,8 @@ class WorkerThread(MemberThread):
         self.answered: list[Answered] = []
         self.fetch_asked = False
         """Set by the caller: have every shard send what is newest."""
+        self.pulling = False
+        """True while the caller waits for that."""
         self.worker_name = name
         self._tensors = tuple(tensors)
         self._max_in_flight = max_in_flight
@@ -77,6 +79,8 @@ class WorkerThread(MemberThread):
             return f"shards {missing}: first parameters"
         now = time.monotonic()
         waiting = self.session.waiting_for(now)
+        if not waiting and self.pulling and self.replica.fetching:
+            waiting = f"shard {self.replica.fetching[0]}: its newest parameters"
         away = self.member.waiting_for(now)
         return f"{waiting}; {away}" if waiting and away else waiting
 

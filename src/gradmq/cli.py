@@ -39,7 +39,9 @@ Broker = Annotated[str, Parameter(help="Address of the broker.")]
 State = Annotated[Path, Parameter(help="Folder for checkpoints and counters.")]
 JobName = Annotated[str, Parameter(help="A built-in job (lm, fashion-mnist) or a Python file.")]
 Bind = Annotated[str | None, Parameter(help="Address to listen on; default 127.0.0.1.")]
-Advertise = Annotated[str | None, Parameter(help="Address told to others; default: --bind.")]
+Advertise = Annotated[
+    str | None, Parameter(help="Address told to others, not 0.0.0.0; default: --bind.")
+]
 Insecure = Annotated[
     bool | None, Parameter(help="Listen beyond this host, though nothing is checked.", negative="")
 ]
@@ -127,7 +129,9 @@ def broker(
     *,
     name: Annotated[str, Parameter(help="Name of the run.")] = "run",
     shards: Annotated[int | None, Parameter(help="How many shards the run has; default 1.")] = None,
-    port: Annotated[int | None, Parameter(help="Port to listen on; default 5550.")] = None,
+    port: Annotated[
+        int | None, Parameter(help="Port to listen on; default 5550, or what --config says.")
+    ] = None,
     bind: Bind = None,
     advertise: Advertise = None,
     insecure: Insecure = None,

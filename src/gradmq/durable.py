@@ -22,6 +22,12 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     _sync(path.parent)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a process that was killed while writing left; nobody else may be writing there."""
+    for beside in folder.glob(".*.tmp"):
+        beside.unlink(missing_ok=True)
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a small file, whole or not at all; raises OSError."""
     write_atomically(path, lambda beside: _write(beside, text))

@@ -68,9 +68,9 @@ class Replica:
         return tuple(copy.newest for copy in self._copies)
 
     @property
-    def fetching(self) -> bool:
-        """True while an answer to a fetch is awaited."""
-        return any(copy.fetching_since is not None for copy in self._copies)
+    def fetching(self) -> tuple[int, ...]:
+        """The shards whose answer to a fetch is awaited."""
+        return tuple(i for i, copy in enumerate(self._copies) if copy.fetching_since is not None)
 
     def on_publication(self, publication: Publication) -> bool:
         """Take a publication from the stream; True if it is newer than what was here."""
@@ -93,7 +93,8 @@ class Replica:
         copy = self._copies[beacon.shard]
         if not copy.lacks(beacon.published):
             return None
-        of_this_life = copy.fetching is None or copy.fetching[0] == beacon.published[0]
+        asked = copy.fetching or copy.version
+        of_this_life = asked is None or asked[0] == beacon.published[0]
         if copy.fetching_since is not None and of_this_life:
             return None
         return self.fetch(beacon.shard, now, at_least=beacon.published)

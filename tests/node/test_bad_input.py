@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -114,10 +115,9 @@ def test_bytes_that_are_no_zmtp(cluster: gradmq.LocalCluster, port: str) -> None
             connection.sendall(data)
             connection.shutdown(socket.SHUT_WR)
             connection.settimeout(0.2)
-            with pytest.raises((TimeoutError, ConnectionError)):  # read what it says until it ends
+            with contextlib.suppress(TimeoutError, ConnectionError):
                 while connection.recv(4096):
-                    pass
-                raise ConnectionError("closed in good order")
+                    pass  # what it says until it hangs up, or waits for more
 
 
 @pytest.mark.parametrize("port", PORTS)
@@ -278,8 +278,10 @@ def test_pushes_that_cannot_be_right_are_not_applied(
     """As well formed as can be, but for one thing each."""
     layout = Layout((Tensor("weight", "float32", (40,)),), 2)
     shard = cluster.status()["shards"][0]
-    good: dict[str, Any] = {"run": "local", "shard": 0, "incarnation": 1, "session": 77, "seq": 1,
-                            "base": (1, 0), "layout": layout.hash, "payload": (bytes(80),)}  # fmt: skip
+    good: dict[str, Any] = {
+        "run": "local", "shard": 0, "incarnation": 1, "session": 77, "seq": 1,
+        "base": (1, 0), "layout": layout.hash, "payload": (bytes(80),),
+    }  # fmt: skip
     wrong: list[dict[str, Any]] = [
         {},  # a session that never attached
         {"run": "other"},

@@ -87,7 +87,9 @@ def test_numbers_and_versions_only_grow_and_no_release_is_torn(
             worker.push(ones())
             newer = follower.update(timeout=0.05)
             assert newer.number >= release.number
-            assert all(new >= old for new, old in zip(newer.versions, release.versions, strict=True))
+            assert all(
+                new >= old for new, old in zip(newer.versions, release.versions, strict=True)
+            )
             flat = np.concatenate([arrays["weight"].ravel(), arrays["bias"]])
             first, second = np.split(flat, [flat.size // 2])
             assert set(first) == {-newer.versions[0][1]}

@@ -49,7 +49,7 @@ def test_a_killed_shard_goes_on_from_its_checkpoint_and_nothing_is_applied_twice
     cluster: gradmq.LocalCluster,
 ) -> None:
     with gradmq.Worker(counters(), cluster.address, name="tracer", max_in_flight=4) as worker:
-        for i in range(0, 10):
+        for i in range(10):
             worker.push(one_hot(i))
         worker.drain(30)
         save_release(cluster)
@@ -61,7 +61,9 @@ def test_a_killed_shard_goes_on_from_its_checkpoint_and_nothing_is_applied_twice
         cluster.kill("ps-1")
         for i in range(16, 20):
             worker.push(one_hot(i))
-        with pytest.raises(gradmq.ShardAway, match=r"waited 0\.5 s for shard 1: verdict on push 17"):
+        with pytest.raises(
+            gradmq.ShardAway, match=r"waited 0\.5 s for shard 1: verdict on push 17"
+        ):
             worker.push(one_hot(20), timeout=0.5)
         with pytest.raises(gradmq.DrainTimeout, match="shard 1") as caught:
             worker.drain(timeout=0.1)
@@ -125,7 +127,9 @@ def test_a_shard_killed_again_and_again_loses_at_most_what_was_not_saved() -> No
             _wait_until_everything_is_saved(cluster)
             newer = follower.update(timeout=10)
             assert newer.number > release.number
-            assert all(new >= old for new, old in zip(newer.versions, release.versions, strict=True))
+            assert all(
+                new >= old for new, old in zip(newer.versions, release.versions, strict=True)
+            )
             release = newer
             first_unsaved = made
             if incarnation < 3:
@@ -149,3 +153,34 @@ def _wait_until_everything_is_saved(cluster: gradmq.LocalCluster) -> None:
         versions = [list(version) for version in cluster.versions()]
         if release["saved"] == release["number"] and release["versions"] == versions:
             return
+
+
+@pytest.mark.torch
+def test_a_step_that_waited_in_vain_has_pushed_and_the_next_one_keeps_its_gradient() -> None:
+    import torch
+
+    model = torch.nn.Linear(4, 2, bias=False)
+    with (
+        gradmq.LocalCluster(model, optimizer=gradmq.SGD(lr=1.0)) as cluster,
+        gradmq.Worker(model, cluster.address, max_in_flight=1) as worker,
+    ):
+        start = model.weight.detach().clone()
+        cluster.kill("ps-0")
+        model.weight.grad = torch.full((2, 4), 1.0)
+        with pytest.raises(gradmq.ShardAway, match=r"step waited 0\.2 s for shard 0"):
+            worker.step(timeout=0.2)
+        assert model.weight.grad is None
+        model.weight.grad = torch.full((2, 4), 2.0)
+        with pytest.raises(gradmq.ShardAway, match=r"push waited 0\.2 s for shard 0"):
+            worker.step(timeout=0.2)
+        assert torch.equal(model.weight.grad, torch.full((2, 4), 2.0))
+        assert torch.equal(model.weight, start)
+
+        cluster.restart_shard(0)
+        caught_up = worker.catch_up(timeout=30)
+        assert [answer.seq for answer in caught_up.verdicts] == [1]
+        assert caught_up.waited_for.startswith("shard 0")
+        assert caught_up.versions == ((2, 1),)
+        assert torch.equal(model.weight, start - 1)
+        assert worker.step(timeout=30).versions == ((2, 2),)
+        assert torch.equal(model.weight, start - 3)

@@ -88,6 +88,16 @@ def test_make_targets_that_are_named_exist() -> None:
     assert named - targets == set()
 
 
+def test_every_decision_has_its_four_parts_on_one_page() -> None:
+    parts = ["Context", "Decision", "Cost", "Revisit when"]
+    for number, page in enumerate(sorted((ROOT / "docs" / "adr").glob("*.md")), start=1):
+        text = page.read_text()
+        assert page.name.startswith(f"{number:04}-")
+        assert text.startswith(f"# {number}. ")
+        assert re.findall(r"^## (.+)$", text, re.MULTILINE) == parts
+        assert len(text.splitlines()) <= 50, page.name
+
+
 def test_the_readme_shows_the_example_as_it_is() -> None:
     shown = README.read_text()
     assert shown == with_example(shown), "write it anew: python tests/rules/test_docs.py"

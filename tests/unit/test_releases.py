@@ -114,14 +114,6 @@ def test_numbers_go_on_from_the_largest_that_anyone_knows(releases: Releases) ->
     assert releases.on_time(now=0.0, versions=V0) == [begin(42)]
 
 
-def test_a_shard_that_comes_late_is_told_of_the_release_under_way(releases: Releases) -> None:
-    assert releases.label_under_way() is None
-    releases.on_time(now=0.0, versions=V0)
-    assert releases.label_under_way() == Label(release=1, save=False)
-    close(releases, 1)
-    assert releases.label_under_way() is None
-
-
 # -- closing --------------------------------------------------------------------------------------
 
 
@@ -174,6 +166,19 @@ def test_a_release_that_a_shard_does_not_label_is_abandoned_and_its_number_not_u
     assert releases.on_time(now=9.0, versions=V1) == [begin(2)]
 
 
+def test_a_release_under_way_is_abandoned_when_a_shard_starts_anew_and_asked_for_again(
+    releases: Releases,
+) -> None:
+    releases.on_ask(b"me", save=False)
+    releases.on_time(now=0.0, versions=V0)
+    releases.on_labelled(labelled(1, 0, (1, 0)), 0.1)
+    releases.on_new_life(1)
+    assert releases.abandoned == 1
+    assert releases.on_labelled(labelled(1, 1, (1, 0)), 0.2) == []
+    assert releases.on_time(now=0.3, versions=V0) == [begin(2)]
+    assert close(releases, 2) == [Close(manifest(2, V0)), answer(2)]
+
+
 def test_a_state_whose_release_was_abandoned_is_released_though_nothing_changed(
     releases: Releases,
 ) -> None:
@@ -221,13 +226,20 @@ def test_a_shard_that_cannot_write_ends_the_save_with_its_reason(releases: Relea
     assert releases.saved == 0
 
 
-def test_a_shard_that_is_restarted_ends_the_save_it_was_writing(releases: Releases) -> None:
+def test_whoever_waits_for_what_a_restarted_shard_was_writing_gets_the_next_release(
+    releases: Releases,
+) -> None:
     releases.on_ask(b"me", save=True)
     releases.on_time(now=0.0, versions=V0)
     close(releases, 1)
     save(releases, 1, 0)
-    assert releases.on_new_life(0) == []
-    assert releases.on_new_life(1) == [answer(1, "shard 1 was restarted")]
+    releases.on_new_life(0)
+    assert releases.on_time(now=0.1, versions=V0) == []
+    releases.on_new_life(1)
+    assert releases.on_time(now=0.2, versions=V0) == [begin(2, save=True)]
+    close(releases, 2)
+    save(releases, 2, 0)
+    assert save(releases, 2, 1) == [answer(2)]
 
 
 def test_a_save_without_end_is_given_up_and_names_the_shards(releases: Releases) -> None:

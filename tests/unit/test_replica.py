@@ -217,6 +217,14 @@ def test_a_beacon_before_the_manifest_asks_for_nothing(releases: Releases) -> No
     assert releases.on_beacon(beacon(0, (1, 5), release=3), now=0.0) is None
 
 
+def test_parts_that_come_after_a_newer_release_are_not_kept(releases: Releases) -> None:
+    for shard in (0, 1):
+        releases.on_publication(publication(shard, (1, 5), release=2))
+    releases.on_manifest(manifest(2, (1, 5), (1, 5)))
+    releases.on_publication(publication(0, (1, 4), release=1))
+    assert releases._parts == {}
+
+
 def test_a_part_that_is_here_is_not_fetched(releases: Releases) -> None:
     releases.on_publication(publication(0, (1, 5), release=3))
     releases.on_manifest(manifest(3, (1, 5), (1, 5)))

@@ -563,6 +563,12 @@ def test_a_fenced_session_ends_every_push_as_unknown_and_sends_nothing_more(
     assert sent(session) == []
 
 
+def test_a_fenced_session_does_not_attach_to_a_shard_that_comes_back(session: Session) -> None:
+    session.fence("its lease ran out")
+    session.on_directory(directory(2), now=1.0)
+    assert session.on_time(now=9.0) == []
+
+
 def test_an_unknown_end_says_why(session: Session) -> None:
     push(session)
     session.fence("its lease ran out")

@@ -1,10 +1,10 @@
-"""The job ``fashion-mnist``: a small convolutional network tells ten kinds of clothes apart."""
+"""The job ``fashion-mnist``: a small convolutional network sorts pictures of clothes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,88 +16,92 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-LABELS = (
-    "T-shirt", "trousers", "pullover", "dress", "coat",
-    "sandal", "shirt", "sneaker", "bag", "ankle boot",
-)  # fmt: skip
-
-_BATCH = 64
-_JUDGED_AT_ONCE = 1000
+_CLASSES = 10
+#: Of all pixels of the training pictures, in units of full white.
+_PIXEL_MEAN, _PIXEL_SPREAD = 0.286, 0.353
+#: Pictures in one batch; a step takes about 17 ms of one core.
+_BATCH = 128
+_JUDGED_AT_ONCE = 500
 
 
 def model() -> torch.nn.Module:
-    """About 56,000 parameters; standardized images (N, 1, 28, 28) to logits (N, 10)."""
+    """Maps pictures (N, 1, 28, 28) float32 to scores (N, 10); 81 thousand parameters."""
     from torch import nn
 
     return nn.Sequential(
-        nn.Conv2d(1, 16, 3, padding=1),
+        nn.Conv2d(1, 16, kernel_size=5, stride=2, padding=2),
         nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Conv2d(16, 32, 3, padding=1),
+        nn.Conv2d(16, 32, kernel_size=3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
-        nn.Linear(32 * 7 * 7, 32),
+        nn.Linear(32 * 7 * 7, 48),
         nn.ReLU(),
-        nn.Linear(32, 10),
+        nn.Linear(48, _CLASSES),
     )
 
 
 def batches(context: JobContext) -> Iterator[tuple[Tensor, Tensor]]:
-    """64 images and their labels at a time, each epoch in an order of its own; mirrored by chance.
+    """Pictures (128, 1, 28, 28) and labels (128,) int64, each epoch in a new order."""
+    import torch
 
-    Raises JobError where the data is missing.
-    """
-    images, labels = _tensors("train", context.data)
-    chance = np.random.default_rng(context.seed)
+    images, labels = fashion_data.load("train", context.data)
+    pictures, classes = torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))
+    chance = torch.Generator().manual_seed(context.seed)
     while True:
-        order = chance.permutation(len(labels))
+        order = torch.randperm(len(pictures), generator=chance)
         for start in range(0, len(order) - _BATCH + 1, _BATCH):
-            rows = order[start : start + _BATCH]
-            batch = images[rows]
-            yield (batch.flip(-1) if chance.random() < 0.5 else batch), labels[rows]
+            chosen = order[start : start + _BATCH]
+            yield scaled(pictures[chosen]), classes[chosen]
 
 
-def evaluate(model: torch.nn.Module, context: JobContext) -> Mapping[str, float]:
-    """``accuracy`` and ``loss`` on the 10,000 test images."""
+def scaled(pictures: Tensor) -> Tensor:
+    """Pictures (N, 28, 28) uint8 as the model takes them: (N, 1, 28, 28), mean 0, spread 1."""
+    return (pictures.unsqueeze(1).float() / 255 - _PIXEL_MEAN) / _PIXEL_SPREAD
+
+
+def evaluate(model: torch.nn.Module, context: JobContext) -> dict[str, float]:
+    """``accuracy`` and ``loss`` (mean cross entropy in nats) on the 10,000 test pictures."""
+    import torch
     from torch.nn.functional import cross_entropy
 
-    images, labels = _tensors("test", context.data)
-    right, nats = 0, 0.0
-    for start in range(0, len(labels), _JUDGED_AT_ONCE):
-        part = slice(start, start + _JUDGED_AT_ONCE)
-        logits = model(images[part])
-        right += int((logits.argmax(1) == labels[part]).sum())
-        nats += float(cross_entropy(logits, labels[part], reduction="sum"))
-    return {"accuracy": right / len(labels), "loss": nats / len(labels)}
+    pictures, classes = _test_set(context.data)
+    scores = torch.cat([model(scaled(part)) for part in torch.split(pictures, _JUDGED_AT_ONCE)])
+    return {
+        "accuracy": float((scores.argmax(1) == classes).float().mean()),
+        "loss": float(cross_entropy(scores, classes)),
+    }
 
 
 @cache
-def _tensors(part: Literal["train", "test"], data: str | None) -> tuple[Tensor, Tensor]:
+def _test_set(data: str | None) -> tuple[Tensor, Tensor]:
     import torch
 
-    images, labels = fashion_data.load(part, data)
-    return (
-        _standardized(torch.from_numpy(images.astype(np.float32) / 255).unsqueeze(1)),
-        torch.from_numpy(labels.astype(np.int64)),
-    )
-
-
-def _standardized(images: Tensor) -> Tensor:
-    """Pixels 0..1 with the training set's mean 0.286 and deviation 0.353 taken out."""
-    return (images - 0.286) / 0.353
+    images, labels = fashion_data.load("test", data)
+    return torch.from_numpy(images.copy()), torch.from_numpy(labels.astype(np.int64))
 
 
 def serve() -> TensorModel:
-    """Images (N, 1, 28, 28) FP32 in 0..1 to class probabilities (N, 10), in the order of LABELS."""
+    """Pictures as they are in the data set, 0 to 255, to a class and the probability of each."""
+    return TensorModel(
+        inputs=(TensorSpec("image", "UINT8", (-1, 28, 28)),),
+        outputs=(
+            TensorSpec("class", "INT64", (-1,)),
+            TensorSpec("probabilities", "FP32", (-1, _CLASSES)),
+        ),
+        prepare=_prepare,
+        finish=_finish,
+    )
+
+
+def _prepare(inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[Tensor]:
     import torch
 
-    return TensorModel(
-        inputs=(TensorSpec("image", "FP32", (-1, 1, 28, 28)),),
-        outputs=(TensorSpec("probabilities", "FP32", (-1, 10)),),
-        prepare=lambda arrays: (_standardized(torch.from_numpy(arrays["image"])),),
-        finish=lambda logits: {"probabilities": logits.softmax(1)},
-    )
+    return (scaled(torch.from_numpy(inputs["image"])),)
+
+
+def _finish(scores: Tensor) -> dict[str, Tensor]:
+    return {"class": scores.argmax(1), "probabilities": scores.softmax(1)}
 
 
 job = Job(
@@ -109,9 +113,11 @@ job = Job(
     serve=serve,
     higher_is_better=True,
     settings={
-        # Staleness acts like momentum of its own; with more, two workers diverge early.
-        "optimizer.lr": 0.1,
+        "optimizer.lr": 0.01,
+        "optimizer.momentum": 0.9,
+        "optimizer.nesterov": False,
         "staleness.bound": 8,
-        "run.for": "240s",
+        "run.for": "150s",
+        "run.evaluate_every": "10s",
     },
 )

@@ -44,8 +44,9 @@ class ByteGPT(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         x = present = self.embedding(tokens) + self.position[: tokens.shape[1]]
-        for back, tap in enumerate(self.taps, start=1):
-            x = x + tap * F.pad(present, (0, 0, back, -back))
+        earlier = F.pad(present, (0, 0, _TAPS, 0))
+        for start, tap in enumerate(self.taps):
+            x = x + tap * earlier[:, start : start + tokens.shape[1]]
         for block in self.blocks:
             x = block(x)
         return F.linear(_norm(x) / math.sqrt(_WIDTH), self.embedding.weight)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import tempfile
 import time
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -35,7 +38,8 @@ class LocalCluster:
     ``model`` (a torch module, or a dict of numpy float32 arrays) gives the first parameters and is
     not changed. ``settings`` takes any setting by its dotted key. Raises RoleFailed or ShardAway
     if the processes do not come up. Everything is kept in a temporary folder, which goes at the
-    end, unless ``folder`` names another. For one thread.
+    end, unless ``folder`` names another. For one thread. It closes when it is dropped or the
+    program ends, if not before; after a fork the child's copy raises Closed.
     """
 
     def __init__(
@@ -55,7 +59,8 @@ class LocalCluster:
             **(settings or {}),
         }
         self._folder = None if folder is None else Path(folder)
-        self._temporary: tempfile.TemporaryDirectory[str] | None = None
+        self._ending: weakref.finalize[..., LocalCluster] | None = None
+        self._owner_pid = os.getpid()
         self._roles: dict[str, RoleProcess] = {}
         self._address = ""
 
@@ -72,11 +77,14 @@ class LocalCluster:
 
     def open(self) -> LocalCluster:
         """Start everything and wait until gradients can be pushed."""
-        if self._folder is None:
-            self._temporary = tempfile.TemporaryDirectory(prefix="gradmq-")
-            self._folder = Path(self._temporary.name)
+        self._require_owner()
+        if self._roles:
+            raise Closed("this cluster is open already")
+        self._state = self._folder or Path(tempfile.mkdtemp(prefix="gradmq-"))
+        temporary = None if self._folder else self._state
+        self._ending = weakref.finalize(self, _end, self._roles, temporary, self._owner_pid)
         try:
-            self._start(self._folder)
+            self._start(self._state)
         except BaseException:
             self.close()
             raise
@@ -106,13 +114,8 @@ class LocalCluster:
 
     def close(self) -> None:
         """End all processes and remove the temporary folder."""
-        roles, self._roles = self._roles, {}
-        # Shards first: their goodbyes need a broker.
-        end_all([role for name, role in roles.items() if name != "broker"])
-        end_all([role for name, role in roles.items() if name == "broker"])
-        if self._temporary is not None:
-            self._temporary.cleanup()
-            self._temporary, self._folder = None, None
+        if self._ending is not None:
+            self._ending()
 
     @property
     def address(self) -> str:
@@ -135,6 +138,11 @@ class LocalCluster:
         _, versions = self._fetch(timeout)
         return versions
 
+    def pids(self, role: str) -> list[int]:
+        """The processes of a role ("broker", "ps"), by index."""
+        self._require_open()
+        return [process.pid for name, process in self._roles.items() if name.startswith(role)]
+
     def kill(self, role: str) -> None:
         """``kill -9`` a role ("broker", "ps-0", …), to see what happens."""
         self._require_open()
@@ -144,9 +152,8 @@ class LocalCluster:
     def restart_shard(self, index: int) -> None:
         """Start a shard again, with the same command."""
         self._require_open()
-        assert self._folder is not None
         self._roles.pop(f"ps-{index}").close()
-        role = start_shard(self._folder, self._settings_file, self._address, index)
+        role = start_shard(self._state, self._settings_file, self._address, index)
         self._roles[role.name] = role
 
     def _fetch(
@@ -164,9 +171,25 @@ class LocalCluster:
         versions = tuple(publication.version for publication in publications)
         return {t.name: {**values, **empty}[t.name] for t in tensors}, versions
 
+    def _require_owner(self) -> None:
+        if self._owner_pid != os.getpid():
+            raise Closed("this cluster belongs to the process that made it")
+
     def _require_open(self) -> None:
+        self._require_owner()
         if not self._roles:
             raise Closed("this cluster is not open: use `with LocalCluster(...)`, or open() it")
+
+
+def _end(roles: dict[str, RoleProcess], temporary: Path | None, owner_pid: int) -> None:
+    if os.getpid() != owner_pid:
+        return
+    # Shards first: their goodbyes need a broker.
+    end_all([role for name, role in roles.items() if name != "broker"])
+    end_all([role for name, role in roles.items() if name == "broker"])
+    roles.clear()
+    if temporary is not None:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _bind(model: Any) -> Any:

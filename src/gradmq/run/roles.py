@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,9 @@ TERMINATE_S = 3.0
 
 #: A role's own libraries must not take the cores of the others.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+_started_here: weakref.WeakSet[RoleProcess] = weakref.WeakSet()
 
 
 class RoleProcess:
@@ -45,6 +49,7 @@ class RoleProcess:
                 env=environment,
                 start_new_session=True,
             )
+        _started_here.add(self)
 
     @property
     def pid(self) -> int:
@@ -108,6 +113,15 @@ def end_all(roles: Sequence[RoleProcess], timeout_s: float = TERMINATE_S) -> Non
             role.kill()
             role.wait(timeout_s)
         role.close()
+
+
+def _let_go() -> None:
+    """A forked child must not keep roles alive that end with the death of its parent."""
+    for role in list(_started_here):
+        role.close()
+
+
+os.register_at_fork(after_in_child=_let_go)
 
 
 def flags(values: Mapping[str, object]) -> list[str]:

@@ -192,7 +192,9 @@ def _short(text: str) -> str:
     while lines and not lines[-1].strip():
         lines.pop()
     indent = "\n" + " " * (LABEL_WIDTH + 4)
-    return indent.join(lines) + (" …" if more else "") if lines else "(nothing)"
+    if not lines:
+        return "(only white space)" if text else "(nothing)"
+    return indent.join(lines) + (" …" if more else "")
 
 
 def _left(end: RunEnd) -> Text:

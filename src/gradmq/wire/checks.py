@@ -21,6 +21,8 @@ MAX_DEPTH = 16
 
 Check = Callable[[Any, str], Any]
 
+_PLAIN = (types.NoneType, bool, int, float, str, bytes)
+
 
 def _check_for(hint: Any) -> Check:
     origin, args = get_origin(hint), get_args(hint)
@@ -55,6 +57,8 @@ def _free(value: Any, name: str, depth: int = MAX_DEPTH) -> Any:
             raise RemoteProtocolError(f"{name}: nested deeper than {MAX_DEPTH}")
         for item in value.values() if type(value) is dict else value:
             _free(item, name, depth - 1)
+    elif type(value) not in _PLAIN:
+        raise RemoteProtocolError(f"{name}: {show(value)} is of an extension type")
     return value
 
 

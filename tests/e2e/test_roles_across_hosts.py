@@ -1,0 +1,107 @@
+"""Two hosts, made of network namespaces: bind and advertise addresses, and a worker elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.e2e, pytest.mark.root]
+
+WORKER = """
+import sys, numpy, gradmq
+
+arrays = {"w": numpy.zeros(300_000, numpy.float32)}
+with gradmq.Worker(arrays, sys.argv[1], name="elsewhere") as worker:
+    for _ in range(20):
+        answer = worker.push({"w": numpy.ones(300_000, numpy.float32)}, samples=1).verdict(20)
+        assert answer.applied, answer
+        worker.pull(20)
+    print(sorted(set(arrays["w"].tolist())), answer.seq)
+    follower = gradmq.Follower({"w": numpy.zeros(300_000, numpy.float32)}, sys.argv[1])
+    with follower:
+        release = follower.update()
+        while release.versions != worker.versions:
+            release = follower.update(timeout=10)
+        print(release.number > 0)
+"""
+
+
+@pytest.fixture
+def two_hosts() -> Iterator[tuple[str, str]]:
+    """The names of two network namespaces joined by a cable; the first is 10.99.0.1."""
+    if os.geteuid() != 0:
+        pytest.skip("network namespaces need root")
+    if shutil.which("ip") is None:
+        pytest.skip("network namespaces need the command ip (Debian: iproute2)")
+    one, two = f"gradmq-{os.getpid()}-a", f"gradmq-{os.getpid()}-b"
+    cable = (f"gq{os.getpid()}a", f"gq{os.getpid()}b")
+    with contextlib.ExitStack() as stack:
+        for name in (one, two):
+            made = _ip("netns", "add", name)
+            if made.returncode:
+                pytest.skip(f"network namespaces cannot be made here: {made.stderr.strip()}")
+            stack.callback(_ip, "netns", "del", name)  # takes the cable's end along
+        made = _ip("link", "add", cable[0], "netns", one, "type", "veth",
+                   "peer", "name", cable[1], "netns", two)  # fmt: skip
+        if made.returncode:
+            pytest.skip(f"virtual cables cannot be made here: {made.stderr.strip()}")
+        for name, end, address in ((one, cable[0], "10.99.0.1"), (two, cable[1], "10.99.0.2")):
+            for words in (
+                ("addr", "add", f"{address}/24", "dev", end),
+                ("link", "set", end, "up"),
+                ("link", "set", "lo", "up"),
+            ):
+                done = _ip("-n", name, *words)
+                assert done.returncode == 0, done.stderr
+        yield one, two
+
+
+def _ip(*words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(["ip", *words], capture_output=True, text=True, timeout=20)
+
+
+def _on(host: str, *words: object) -> list[str]:
+    return ["ip", "netns", "exec", host, sys.executable, *map(str, words)]
+
+
+def test_a_worker_on_another_host_trains_and_follows(
+    two_hosts: tuple[str, str], tmp_path: Path
+) -> None:
+    here, there = two_hosts
+    address = "tcp://10.99.0.1:5550"
+    listen = ["--bind", "0.0.0.0", "--advertise", "10.99.0.1", "--insecure", "--state", "state"]
+    with contextlib.ExitStack() as stack:
+        for words in (
+            ["broker", "--shards", 2, "--set", "optimizer.lr=1", *listen],
+            ["ps", "--shard", 0, "--broker", address, "--port", 5560, *listen],
+            ["ps", "--shard", 1, "--broker", address, *listen],
+        ):
+            role = stack.enter_context(
+                subprocess.Popen(
+                    _on(here, "-m", "gradmq", *words), cwd=tmp_path, stderr=subprocess.DEVNULL
+                )
+            )
+            stack.callback(role.kill)
+        worked = subprocess.run(
+            _on(there, "-c", WORKER, address), capture_output=True, text=True, timeout=50
+        )
+        assert worked.returncode == 0, worked.stderr
+        assert worked.stdout == "[-20.0] 20\nTrue\n"
+        asked = subprocess.run(
+            _on(there, "-m", "gradmq", "status", address, "--json"),
+            capture_output=True,
+            text=True,
+            timeout=20,
+        )
+    status = json.loads(asked.stdout)
+    assert {worker["name"] for worker in status["workers"]} == {"elsewhere"}
+    assert [shard["version"] for shard in status["shards"]] == [20, 20]
+    assert status["shards"][0]["addresses"] == [f"tcp://10.99.0.1:{p}" for p in (5560, 5561, 5562)]
