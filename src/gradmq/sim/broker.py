@@ -1,0 +1,108 @@
+"""The simulated broker: the loop of ``broker/node.py`` around the production directory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from gradmq.broker.directory import Member, Members
+from gradmq.broker.releases import AnswerRelease, Begin, Close, ReleaseEffect, Releases
+from gradmq.sim.process import Process
+from gradmq.wire.messages import Goodbye, Hello, Labelled, Message, Refused, Renew, Renewed, Saved
+
+if TYPE_CHECKING:
+    from gradmq.sim.world import World
+
+BROKER_ADDRESS = "broker"
+TICK_S = 0.05
+
+
+class SimBroker(Process):
+    """One life of the broker; the next one remembers nothing but its incarnation."""
+
+    def __init__(self, world: World, incarnation: int) -> None:
+        super().__init__(world, f"broker.{incarnation}")
+        plan = world.plan
+        now = world.schedule.now
+        self.members = Members(world.run, plan.shards, incarnation, {}, now)
+        self.releases = Releases(plan.shards, plan.release_every_s, plan.save_every_s)
+        self.releases.on_known(world.newest_release)
+        world.network.listen(self, BROKER_ADDRESS)
+        self.wake(now)
+
+    def on_pass(self, now: float) -> None:
+        inbox = self.inbox["broker"]
+        while inbox:
+            peer, message = inbox.popleft()
+            self._on_message(peer, message, now)
+        self._tell_members(now)
+        open_for_releases = self.members.phase != "waiting"
+        versions = self.members.versions() if open_for_releases else None
+        self._perform(self.releases.on_time(now, versions))
+
+    def next_deadline(self, now: float) -> float:
+        return now + TICK_S
+
+    def _on_message(self, peer: bytes, message: Message, now: float) -> None:
+        match message:
+            case Renew():
+                self._on_renew(peer, message, now)
+            case Hello():
+                self._on_hello(peer, message, now)
+            case Labelled():
+                self._perform(self.releases.on_labelled(message, now))
+            case Saved():
+                self._perform(self.releases.on_saved(message))
+            case Goodbye():
+                self.members.on_goodbye(peer)
+            case _:
+                raise AssertionError(f"a {message.KIND} is not for the broker")
+
+    def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
+        shards_before = {m.shard: m.incarnation for m in self.members.shard_members()}
+        answers = self.members.on_hello(peer, hello, now)
+        self.releases.on_known(self.members.newest_known_release)
+        for answer in answers:
+            if isinstance(answer.message, Refused):
+                self.world.note(self.name, f"refuses {hello.name!r}: {answer.message.text}")
+            self.world.network.answer(answer.peer, answer.message)
+        self._tell_members(now)
+        member = self.members.members.get(peer)
+        if member is not None and member.shard is not None:
+            if member.incarnation != shards_before.get(member.shard):
+                self.releases.on_new_life(member.shard)
+        elif self.releases.manifest is not None and self._follows(peer):
+            self.world.network.answer(peer, self.releases.manifest)
+
+    def _follows(self, peer: bytes) -> bool:
+        return any(member.peer == peer for member in self.members.followers())
+
+    def _on_renew(self, peer: bytes, renew: Renew, now: float) -> None:
+        rejoin = self.members.on_renew(peer, renew.report, now)
+        if rejoin is not None:
+            self.world.network.answer(rejoin.peer, rejoin.message)
+            return
+        manifest = self.releases.manifest if self._follows(peer) else None
+        self.world.network.answer(peer, Renewed(serial=self.members.serial, manifest=manifest))
+
+    def _tell_members(self, now: float) -> None:
+        for tell in self.members.on_time(now):
+            self.world.network.answer(tell.peer, tell.message)
+
+    def _perform(self, effects: Iterable[ReleaseEffect]) -> None:
+        for effect in effects:
+            match effect:
+                case Begin():
+                    self.world.counts["releases begun"] += 1
+                    self.world.newest_release = effect.label.release
+                    self._send_all(self.members.shard_members(), effect.label)
+                case Close():
+                    self.world.counts["releases closed"] += 1
+                    self.world.view_checks.closed(effect.manifest)
+                    self._send_all(self.members.followers(), effect.manifest)
+                case AnswerRelease():
+                    self.world.network.answer(effect.peer, effect.message)
+
+    def _send_all(self, members: Iterable[Member], message: Message) -> None:
+        for member in members:
+            self.world.network.answer(member.peer, message)

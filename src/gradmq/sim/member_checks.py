@@ -1,0 +1,46 @@
+"""Every membership: nobody is refused, fenced or replaced without a reason."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING
+
+from gradmq.sim.violation import Violation
+from gradmq.wire.messages import Refused
+
+if TYPE_CHECKING:
+    from gradmq.sim.process import Process
+    from gradmq.sim.worker import SimWorker
+
+
+class MemberChecks:
+    """Who had which name, and who lost it or a session."""
+
+    def __init__(self, counts: Counter[str]) -> None:
+        self._counts = counts
+        self._by_name: dict[str, set[SimWorker]] = defaultdict(set)
+
+    def welcomed(self, worker: SimWorker) -> None:
+        """A worker has this name."""
+        self._by_name[worker.worker_name].add(worker)
+
+    def refused(self, process: Process, refused: Refused) -> None:
+        """Nothing in a schedule deserves a refusal of the broker: the process would end."""
+        raise Violation("refused", f"{process} was refused by the broker: {refused.text}")
+
+    def fenced(self, worker: SimWorker) -> None:
+        """A worker got a new session in place of one that it had."""
+        self._counts["sessions fenced"] += 1
+        was_silent = worker.session_began_at < worker.outslept_at
+        if not was_silent and len(self._by_name[worker.worker_name]) < 2:
+            raise Violation("sessions", f"{worker} lost its session and was never silent so long")
+
+    def succeeded(self, worker: SimWorker) -> None:
+        """A worker ends because of its name: only for a newer session."""
+        self._counts["ended by a successor"] += 1
+        mine = worker.session.session if worker.session else 0
+        for other in self._by_name[worker.worker_name] - {worker}:
+            if other.session is None or other.session.session > mine:
+                return
+        if not any(other.session is None for other in worker.world.live_workers()):
+            raise Violation("sessions", f"{worker}, the newest of its name, had to give way")

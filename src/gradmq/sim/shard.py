@@ -1,0 +1,261 @@
+"""The simulated parameter server: the loop of ``ps/node.py`` around the production shard."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from gradmq.layout import Layout
+from gradmq.membership import Membership
+from gradmq.ps.optim import SGD
+from gradmq.ps.shard import Effect, Publish, Reply, Save, Shard, ShardState, TellBroker
+from gradmq.sim.broker import BROKER_ADDRESS
+from gradmq.sim.process import Process
+from gradmq.wire.messages import (
+    Attach,
+    Beacon,
+    Detach,
+    Directory,
+    Fetch,
+    Hello,
+    Label,
+    Publication,
+    Push,
+    Query,
+    Refused,
+    Rejoin,
+    Renewed,
+    Saved,
+    Seed,
+    Welcome,
+)
+
+if TYPE_CHECKING:
+    from gradmq.sim.world import World
+
+#: How long the loop sleeps at most.
+LONGEST_SLEEP_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class SavedState:
+    """A checkpoint on a simulated disk, and the life that wrote it (0: who began the run)."""
+
+    incarnation: int
+    state: ShardState
+
+
+class SimShard(Process):
+    """One life of a shard; the next one has nothing but the newest checkpoint."""
+
+    def __init__(self, world: World, index: int, incarnation: int, address: str) -> None:
+        super().__init__(world, f"shard-{index}.{incarnation}")
+        self.index = index
+        self.incarnation = incarnation
+        self.address = address
+        self.shard: Shard | None = None
+        self.directory: Directory | None = None
+        disk = world.disks[index]
+        self._restored = deepcopy(disk[-1]) if disk else None
+        self._newest_saved = disk[-1].state.release if disk else 0
+        self._layout: Layout | None = world.tracer.layout if self._restored else None
+        self._run: str | None = world.run if self._restored else None
+        self._addresses: tuple[str, ...] = ()
+        self._saved: deque[Saved] = deque()
+        self._tracked = 0
+        self._drained = False
+        self._member = Membership(self._hello)
+        self._broker = world.network.connect(self, BROKER_ADDRESS, "broker")
+        self.wake(world.schedule.now)
+
+    def _hello(self) -> Hello:
+        shard = self.shard
+        return Hello(
+            role="ps",
+            name=f"ps-{self.index}",
+            host="host",
+            pid=self.incarnation,
+            run=self._run,
+            shard=self.index,
+            incarnation=self.incarnation,
+            ready=shard is not None and shard.ready,
+            release=max(self._newest_saved, shard.release if shard else 0),
+            addresses=self._addresses,
+            payload=(self._layout.to_bytes(),) if self._layout else (),
+        )
+
+    def _open_shard(self, layout: Layout, now: float) -> None:
+        plan = self.world.plan
+        part_bytes = layout.parts[self.index].nbytes
+        shard = self.shard = Shard(
+            self.world.run,
+            layout,
+            self.index,
+            self.incarnation,
+            SGD(lr=1.0),
+            plan.policy,
+            plan.push_budget * part_bytes,
+        )
+        if self._restored is not None:
+            shard.restore(self._restored.state)
+            origin = (self._restored.incarnation, self._restored.state.version)
+            self.world.push_checks.restored(self.index, shard, origin)
+            self._restored = None
+        self._addresses = tuple(
+            f"{self.address}/{channel}" for channel in ("gradients", "stream", "control")
+        )
+        self.world.network.listen(self, *self._addresses)
+        self._member.rejoin(now)
+
+    # -- the loop ---------------------------------------------------------------------------------
+
+    def next_deadline(self, now: float) -> float:
+        wake_at = self._member.next_deadline()
+        if self.shard is not None:
+            wake_at = min(wake_at, self.shard.next_deadline(now))
+        return max(now, min(wake_at, now + LONGEST_SLEEP_S))
+
+    def on_pass(self, now: float) -> None:
+        self._receive_from_broker(now)
+        shard = self.shard
+        if shard is not None:
+            self._receive_pushes(shard, now)
+            self._receive_control(shard, now)
+            if self._drained:
+                self._drained = False
+                shard.on_drained(now)
+            self._perform(shard.on_time(now, self._push_waiting()))
+        while self._saved:
+            self.world.network.send(self._broker, self._saved.popleft())
+        due = self._member.on_time(now, shard.report if shard else dict)
+        if due is not None and not self.world.network.send(self._broker, due):
+            self._member.not_sent(now)
+        if self._push_waiting():
+            self.wake(now)
+
+    def _push_waiting(self) -> bool:
+        return bool(self.inbox["gradients"])
+
+    def _receive_pushes(self, shard: Shard, now: float) -> None:
+        inbox = self.inbox["gradients"]
+        for _ in range(self.world.plan.pushes_per_pass):
+            if not inbox:
+                break
+            _, push = inbox.popleft()
+            assert isinstance(push, Push)
+            before = shard.version
+            self._perform(shard.on_push(push, now))
+            self.world.push_checks.decided(self, push, before, shard.version)
+        self._perform(shard.take_verdicts())
+
+    def _receive_control(self, shard: Shard, now: float) -> None:
+        inbox = self.inbox["control"]
+        while inbox:
+            peer, message = inbox.popleft()
+            match message:
+                case Attach():
+                    effects = shard.on_attach(peer, message)
+                    self._perform(effects)
+                    self.world.push_checks.attached(self, message, effects)
+                case Query():
+                    self._perform(shard.on_query(peer, message, self._push_waiting()))
+                case Fetch():
+                    self._perform(shard.on_fetch(peer, message, now))
+                case Detach():
+                    shard.on_detach(message)
+                case Seed():
+                    self._on_seed(shard, peer, message, now)
+                case _:
+                    raise AssertionError(f"a {message.KIND} is not for a shard")
+
+    def _on_seed(self, shard: Shard, peer: bytes, seed: Seed, now: float) -> None:
+        was_ready = shard.ready
+        self._perform(shard.on_seed(peer, seed))
+        if shard.ready:
+            if not was_ready:
+                self.world.push_checks.restored(self.index, shard, None)
+            self._member.renew_soon(now)
+
+    def _receive_from_broker(self, now: float) -> None:
+        received = self._broker.received
+        while received:
+            message = received.popleft()
+            self._member.on_heard(now)
+            match message:
+                case Welcome():
+                    self._run = message.run
+                    self._member.on_welcome(message, now)
+                    if self.shard is None and self._layout is not None:
+                        self._open_shard(self._layout, now)
+                case Directory():
+                    self._on_directory(message, now)
+                case Label():
+                    if self.shard is not None:
+                        self._perform(self.shard.on_label(message, now))
+                case Rejoin():
+                    self._member.rejoin(now)
+                case Renewed():
+                    self._member.on_renewed(message, now)
+                case Refused():
+                    self.world.member_checks.refused(self, message)
+                case _:
+                    raise AssertionError(f"a {message.KIND} is not for a shard")
+
+    def _on_directory(self, directory: Directory, now: float) -> None:
+        self._member.on_directory(directory, now)
+        if directory.payload and self._layout is None:
+            self._layout = Layout.from_bytes(b"".join(directory.payload))
+            self._open_shard(self._layout, now)
+        self.directory = directory
+        if self.shard is not None:
+            self.shard.on_directory(directory)
+
+    # -- effects ----------------------------------------------------------------------------------
+
+    def _perform(self, effects: Iterable[Effect]) -> None:
+        for effect in effects:
+            match effect:
+                case Reply():
+                    self.world.counts[f"shard says {effect.message.KIND}"] += 1
+                    if isinstance(effect.message, Publication):
+                        self.world.view_checks.published(effect.message)
+                    self.world.network.answer(effect.peer, effect.message)
+                case Publish():
+                    self._publish(effect.message)
+                case TellBroker():
+                    self.world.network.send(self._broker, effect.message)
+                case Save():
+                    delay_s = self.world.random.expovariate(20.0)
+                    self.world.schedule.after(delay_s, self._on_disk, effect)
+
+    def _publish(self, message: Publication | Beacon) -> None:
+        network, schedule = self.world.network, self.world.schedule
+        if isinstance(message, Beacon):
+            network.publish(self, "beacons", message)
+            return
+        self.world.counts["publications"] += 1
+        self.world.view_checks.published(message)
+        if message.release is not None:
+            network.publish(self, "releases", message)
+            return
+        taken_at = network.publish(self, "newest", message)
+        self._tracked += 1
+        self._drained = False
+        schedule.at(taken_at, self._on_taken, self._tracked)
+
+    def _on_taken(self, tracked: int) -> None:
+        """Only the newest publication is tracked."""
+        if self.alive and tracked == self._tracked:
+            self._drained = True
+            self.wake(self.world.schedule.now)
+
+    def _on_disk(self, save: Save) -> None:
+        if not self.alive:
+            return
+        self.world.counts["saves"] += 1
+        self.world.disks[self.index].append(SavedState(self.incarnation, deepcopy(save.state)))
+        self._saved.append(Saved(release=save.release, shard=self.index))
+        self.wake(self.world.schedule.now)
