@@ -20,7 +20,7 @@ def evaluate(model, context):
 job = gradmq.Job(
     name="regression",
     model=lambda: torch.nn.Sequential(
-        torch.nn.Linear(1, 64), torch.nn.Tanh(), torch.nn.Linear(64, 1)
+        torch.nn.Linear(1, 32), torch.nn.Tanh(), torch.nn.Linear(32, 1)
     ),
     batches=batches,
     loss="mse_loss",
@@ -29,5 +29,5 @@ job = gradmq.Job(
         inputs=(gradmq.TensorSpec("x", "FP32", (-1, 1)),),
         outputs=(gradmq.TensorSpec("y", "FP32", (-1, 1)),),
     ),
-    settings={"optimizer.lr": 0.1, "optimizer.momentum": 0.9, "run.for": "20s"},
+    settings={"optimizer.lr": 0.02, "run.for": "20s"},
 )

@@ -99,6 +99,10 @@ class ShardState:
     """(incarnation, version it was restored at), oldest first; −1: it began with new parameters."""
     rows: Mapping[int, Row]
     release: int
+    fenced_up_to: int = 0
+    """Sessions up to this one are over, but for the spared ones: what was decided of their pushes
+    is forgotten, so they must never be attached again."""
+    spared: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -173,6 +177,8 @@ class Shard:
         self._lineage = (*state.lineage, (self.incarnation, state.version))
         self._rows = _copied(state.rows)
         self._release = state.release
+        self._fenced_up_to = state.fenced_up_to
+        self._spared = state.spared
 
     def on_seed(self, peer: bytes, seed: Seed) -> list[Effect]:
         """First parameters, from the worker to whom the broker granted it; else refused."""
@@ -198,6 +204,8 @@ class Shard:
             lineage=self._lineage,
             rows=_copied(self._rows),
             release=self._release,
+            fenced_up_to=self._fenced_up_to,
+            spared=self._spared,
         )
 
     # -- sessions ---------------------------------------------------------------------------------

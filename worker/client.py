@@ -70,8 +70,9 @@ class Worker:
 
     ``model`` is a torch module, or a dict of numpy float32 arrays. All methods belong to one
     thread, the one that computes on the model: parameters change only inside ``open``, ``step``,
-    ``push`` excepted, and ``pull``. The network has a thread of its own. After a fork the child's
-    copy raises Closed.
+    ``catch_up``, ``pull`` and ``reinstall``. The network has a thread of its own. A worker that is
+    dropped, or whose program ends, leaves the run; only ``close`` waits for verdicts. After a fork
+    the child's copy raises Closed.
 
     ``max_in_flight`` pushes may be under way; with 1, each step waits for parameters that hold its
     own gradient: sequential SGD. Memory: one gradient per push under way, one or two models.
@@ -146,7 +147,9 @@ class Worker:
         self._opened = False
         if timeout and self._io.error is None:
             with self._io.lock:
-                self._io.lock.wait_for(self._is_drained, timeout)
+                self._io.lock.wait_for(
+                    lambda: self._io.error is not None or self._is_drained(), timeout
+                )
                 session = self._io.session
                 if session is not None and session.unanswered:
                     log.warning("closed with pushes unanswered: %s", list(session.unanswered))
@@ -249,12 +252,12 @@ class Worker:
                 )
         return self._take_answers()
 
-    def optimizer(self, samples_per_step: int = 0, timeout: float = 60.0) -> PushOptimizer:
+    def optimizer(self, samples_per_step: int = 1, timeout: float = 60.0) -> PushOptimizer:
         """An optimizer whose ``step()`` is this worker's; loops written for torch run unchanged.
 
-        ``samples_per_step`` is for the run's figures: without it the status knows no samples of
-        this worker, and no share. ``timeout`` is that of each step, in seconds. The learning rate
-        and the like are shown for schedulers to read; those that count are the server's.
+        ``samples_per_step`` is for the run's figures: give the batch size, or this worker's share
+        is that of its steps. ``timeout`` is that of each step, in seconds. The learning rate and
+        the like are shown for schedulers to read; those that count are the server's.
         """
         self._require_open()
         binding = self._require_torch()

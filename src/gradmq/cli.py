@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -12,10 +10,12 @@ from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
 
-from gradmq.config import Settings, all_keys, resolve
+from gradmq import strict_json
+from gradmq.config import Settings, all_keys, resolve, seconds
 from gradmq.errors import GradmqError, SettingsError
 
-DEFAULT_BROKER = "tcp://127.0.0.1:5550"
+DEFAULT_PORT = 5550
+DEFAULT_BROKER = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 app = App(
     name="gradmq",
@@ -116,7 +116,9 @@ def run(
 def serve(
     run: Annotated[Path, Parameter(help="Folder of a run, as in runs/lm-1.")],
     *,
-    port: Annotated[int, Parameter(help="HTTP port; 0: any free one.")] = 0,
+    port: Annotated[
+        int | None, Parameter(help="HTTP port; 0: any free one; default: the run's.")
+    ] = None,
 ) -> int:
     """Serve the newest release of a finished run, until Ctrl-C."""
     from gradmq.run.run import serve_run
@@ -140,6 +142,7 @@ def broker(
     set_: Set = [],  # noqa: B006
 ) -> int:
     """Hold the directory of one run: who is where, which release is newest."""
+    from gradmq import link
     from gradmq.broker.node import BrokerNode, BrokerOptions
     from gradmq.process import StopFlag, run_role
 
@@ -154,8 +157,8 @@ def broker(
             shards=settings.run.shards,
             state=state,
             bind=network.bind,
-            port=network.port if config is not None else network.port or 5550,
-            advertise=network.advertise or network.bind,
+            port=DEFAULT_PORT if network.port is None else network.port,
+            advertise=link.advertised(network.bind, network.advertise),
             insecure=network.insecure,
             release_every_s=settings.run.release_every,
             save_every_s=settings.run.save_every,
@@ -185,6 +188,7 @@ def ps(
     set_: Set = [],  # noqa: B006
 ) -> int:
     """Own one shard of the parameters: apply gradients, publish versions."""
+    from gradmq import link
     from gradmq.process import StopFlag, run_role
     from gradmq.ps.node import PsNode, PsOptions
 
@@ -200,7 +204,7 @@ def ps(
             state=state,
             bind=network.bind,
             port=port,
-            advertise=network.advertise or network.bind,
+            advertise=link.advertised(network.bind, network.advertise),
             insecure=network.insecure,
             push_budget_bytes=settings.ps.push_budget_mb * 1_000_000,
             restore_release=restore_release,
@@ -295,7 +299,7 @@ def status(
     with Observer(broker) as observer:
         found = observer.status()
     if json_:
-        print(json.dumps(_finite(found), allow_nan=False))
+        print(strict_json.dumps(found))
     else:
         from gradmq.view.screen import print_status
 
@@ -303,17 +307,32 @@ def status(
     return 0
 
 
-def _finite(value: Any) -> Any:
-    """JSON has no word for a loss that is not a number: it becomes null."""
-    match value:
-        case dict():
-            return {key: _finite(entry) for key, entry in value.items()}
-        case list() | tuple():
-            return [_finite(entry) for entry in value]
-        case float() if not math.isfinite(value):
-            return None
-        case _:
-            return value
+@app.command
+def stop(
+    broker: Broker = DEFAULT_BROKER,
+    *,
+    timeout: Annotated[
+        str, Parameter(help="For workers to finish, and for shards to save.")
+    ] = "60s",
+) -> int:
+    """Let all workers of a run finish, then have its last release written to disk."""
+    from gradmq.observer import Observer
+
+    limit_s = _duration(timeout)
+    with Observer(broker) as observer:
+        observer.stop_workers("gradmq stop")
+        left = observer.wait_for_workers(limit_s)
+        if left:
+            print(f"still working after {limit_s:g} s: {', '.join(left)}", file=sys.stderr)
+        print(f"saved release {observer.make_release(True, limit_s)}")
+    return 1 if left else 0
+
+
+def _duration(text: str) -> float:
+    try:
+        return float(str(seconds(text)))
+    except ValueError as error:
+        raise SettingsError(f"--timeout: {error}") from None
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

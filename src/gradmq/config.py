@@ -106,7 +106,10 @@ class NetworkSettings(_Section):
 
     bind: str = Field("127.0.0.1", description="address to listen on")
     advertise: str = Field("", description="address told to others; empty: the bind address")
-    port: int = Field(0, ge=0, le=65535, description="the broker's port; 0: any free one")
+    port: int | None = Field(
+        None, ge=0, le=65535,
+        description="the broker's port; 0: any free one; unset: 5550, or any with `gradmq run`",
+    )  # fmt: skip
     insecure: bool = Field(False, description="listen beyond this host although nothing is checked")
 
 
@@ -138,7 +141,6 @@ class Settings(BaseModel):
         return {
             "optimizer": self.optimizer.model_dump(),
             "staleness": staleness,
-            "max_in_flight": self.worker.max_in_flight,
         }
 
     def to_toml(self) -> str:

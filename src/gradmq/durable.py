@@ -23,7 +23,7 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what a process that was killed while writing left; nobody else may be writing there."""
+    """Remove what a process killed while writing left; nobody else may be writing there."""
     for beside in folder.glob(".*.tmp"):
         beside.unlink(missing_ok=True)
 

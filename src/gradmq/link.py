@@ -133,6 +133,16 @@ def require_closed(host: str, insecure: bool) -> None:
         )
 
 
+def advertised(bind: str, advertise: str) -> str:
+    """The host that others are told to connect to; raises SettingsError if that is nowhere."""
+    host = advertise or bind
+    if host in ("0.0.0.0", "::", "*"):  # noqa: S104  (refused here)
+        raise SettingsError(
+            f"nobody can connect to {host}: give --advertise the address that others use"
+        )
+    return host
+
+
 def is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback

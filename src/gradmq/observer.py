@@ -74,6 +74,15 @@ class Observer:
                 raise BrokerAway(f"broker {self._address} is not connected")
             time.sleep(0.01)
 
+    def wait_for_workers(self, timeout: float) -> list[str]:
+        """Wait until all workers have left; returns the names of those still there at the end."""
+        deadline = time.monotonic() + timeout
+        while True:
+            left = [w["name"] for w in self.status(timeout)["workers"] if w["live"]]
+            if not left or time.monotonic() > deadline:
+                return left
+            time.sleep(0.1)
+
     def _ask(
         self, question: Message, kind: type[Answer], timeout_s: float, repeat: bool = True
     ) -> Answer:

@@ -57,7 +57,7 @@ def lonely_broker(tmp_path: Path) -> Iterator[str]:
     """The address of a broker of run ``today``, which waits for its two shards."""
     settings = tmp_path / "settings.toml"
     settings.write_text("[run]\nshards = 2\n")
-    broker, address = start_broker(tmp_path / "broker", settings, "today")
+    broker, address = start_broker(tmp_path / "broker", settings, "today", 0)
     yield address
     end_all([broker])
 
@@ -110,7 +110,8 @@ def test_the_port_of_a_shard_in_use(
         (["--config", "loose.toml"], "loose.toml: 'lr' stands outside of a section"),
         (["--config", "typo.toml"], "no setting 'run.shard'; .*run.shards"),
         (["--state", "file"], "file.*Not a directory"),
-        (["--bind", "0.0.0.0"], "0.0.0.0 is reachable from other hosts.*--insecure"),
+        (["--bind", "0.0.0.0", "--advertise", "10.0.0.1"], "0.0.0.0 is reachable.*--insecure"),
+        (["--bind", "0.0.0.0", "--insecure"], "nobody can connect to 0.0.0.0: give --advertise"),
         (["--bind", "192.0.2.7", "--insecure"], "cannot listen on 192.0.2.7:5550"),
     ],
     ids=lambda value: " ".join(map(str, value)) if isinstance(value, list) else None,
@@ -136,7 +137,7 @@ def test_a_variable_that_is_no_setting(tmp_path: Path) -> None:
     ("words", "told"),
     [
         (["--broker", "localhost:5550"], "'localhost:5550' is not of the form tcp://HOST:PORT"),
-        (["--bind", "0.0.0.0"], "0.0.0.0 is reachable.*--insecure"),
+        (["--bind", "0.0.0.0", "--advertise", "10.0.0.1"], "0.0.0.0 is reachable.*--insecure"),
         (["--state", "file"], "file.*Not a directory"),
         (["--shard", -1], "shard is -1"),
         (["--port", 65534], "port is 65534"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -22,7 +21,6 @@ from gradmq.wire.codec import decode, encode
 from gradmq.wire.messages import (
     AskStatus,
     Attach,
-    Attached,
     Fetch,
     Hello,
     Message,
@@ -33,7 +31,6 @@ from gradmq.wire.messages import (
     Rejoin,
     Renew,
     Seed,
-    Status,
 )
 
 pytestmark = pytest.mark.e2e
@@ -112,10 +109,10 @@ def test_bytes_that_are_no_zmtp(cluster: gradmq.LocalCluster, port: str) -> None
     host, _, number = ports(cluster)[port].removeprefix("tcp://").rpartition(":")
     for data in BYTES.values():
         with socket.create_connection((host, int(number))) as connection:
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
             connection.settimeout(0.2)
-            with contextlib.suppress(TimeoutError, ConnectionError):
+            with contextlib.suppress(OSError):  # it may hang up in the midst of it
+                connection.sendall(data)
+                connection.shutdown(socket.SHUT_WR)
                 while connection.recv(4096):
                     pass  # what it says until it hangs up, or waits for more
 
@@ -326,15 +323,12 @@ def test_a_broker_of_another_wire_version_is_named_at_once() -> None:
             broker.join()
 
 
-def test_nothing_of_all_this_has_been_kept(cluster: gradmq.LocalCluster) -> None:
-    """Runs in any order: a bound that holds before and after."""
-    for shard in cluster.status()["shards"]:
-        process = psutil.Process(shard["pid"])
-        assert process.memory_info().rss < 400 << 20
-        assert process.num_fds() < 200
-    assert os.getpid() not in {shard["pid"] for shard in cluster.status()["shards"]}
-    with zmq.Context() as context, context.socket(zmq.DEALER) as socket_:
-        socket_.connect(cluster.address)
-        socket_.send_multipart(encode(AskStatus()))
-        assert isinstance(decode(socket_.recv_multipart()), Status)
-    assert Attached.KIND == "attached"
+@pytest.mark.usefixtures("still_trains")
+def test_connections_that_were_dropped_take_no_descriptors(cluster: gradmq.LocalCluster) -> None:
+    shard = psutil.Process(cluster.status()["shards"][0]["pid"])
+    host, _, number = ports(cluster)["gradients"].removeprefix("tcp://").rpartition(":")
+    for _ in range(100):
+        with socket.create_connection((host, int(number))) as connection:
+            connection.sendall(BYTES["half a greeting"])
+    while shard.num_fds() > 60:  # the test's own time limit ends this
+        cluster.status()

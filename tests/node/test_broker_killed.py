@@ -49,7 +49,7 @@ def worker_rows(cluster: gradmq.LocalCluster) -> dict[str, dict[str, Any]]:
 
 
 def test_training_goes_on_without_a_broker_and_a_new_one_takes_everybody_in(
-    cluster: gradmq.LocalCluster, tmp_path: Path
+    cluster: gradmq.LocalCluster, tmp_path: Path, free_port: int
 ) -> None:
     with (
         gradmq.Worker(zeros(), cluster.address, name="left") as left,
@@ -68,7 +68,7 @@ def test_training_goes_on_without_a_broker_and_a_new_one_takes_everybody_in(
         with pytest.raises(gradmq.BrokerAway, match=r"did not answer.*is it running there"):
             gradmq.Worker(zeros(), cluster.address, timeout=0.3).open()
 
-        again, address = start_broker(tmp_path, tmp_path / "settings.toml", "local")
+        again, address = start_broker(tmp_path, tmp_path / "settings.toml", "local", free_port)
         try:
             assert address == cluster.address
             while not {"left", "right"} <= worker_rows(cluster).keys():

@@ -193,14 +193,17 @@ def test_a_forked_childs_copies_are_closed_and_the_parent_goes_on(
 ) -> None:
     with gradmq.Follower(zeros(), cluster.address) as follower:
         calls: list[Callable[[], object]] = [
-            *(lambda call=call: call(worker) for call in WORKER_CALLS.values()),  # type: ignore[misc]
-            *(lambda call=call: call(follower) for call in FOLLOWER_CALLS.values()),  # type: ignore[misc]
+            *(lambda call=call: call(worker) for call in WORKER_CALLS.values()),
+            *(lambda call=call: call(follower) for call in FOLLOWER_CALLS.values()),
             worker.open,
             follower.open,
         ]
         child = os.fork()
         if child == 0:
-            os._exit(_how_many_are_not_refused(calls) or _closes(worker, follower))
+            try:
+                os._exit(_how_many_are_not_refused(calls) or _closes(worker, follower))
+            finally:
+                os._exit(99)  # whatever happens: no second test run
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == 0
         assert worker.push(ones()).verdict().applied

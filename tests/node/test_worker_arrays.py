@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -153,16 +154,18 @@ def test_the_status_adds_up_what_two_workers_did(cluster: gradmq.LocalCluster) -
             slow.push(ones(), loss=0.25, samples=10)
         fast.drain(30)
         slow.drain(30)
-        rows = _workers_once(cluster, lambda rows: rows["slow"]["samples"] == 20)
-        rows = _workers_once(cluster, lambda rows: rows["fast"]["seq"] == 6)
+        rows = _workers_once(
+            cluster, lambda rows: rows["slow"]["samples"] == 20 and rows["fast"]["seq"] == 6
+        )
     assert rows["fast"]["applied"] == 2 * 6, "counted by each of the two shards"
     assert rows["fast"]["samples"] == 60
     assert rows["fast"]["loss"] == 0.5
     assert rows["fast"]["live"] and rows["fast"]["session"] != rows["slow"]["session"]
 
 
-def _workers_once(cluster: gradmq.LocalCluster, holds: object) -> dict[str, dict[str, object]]:
-    assert callable(holds)
+def _workers_once(
+    cluster: gradmq.LocalCluster, holds: Callable[[dict[str, Any]], bool]
+) -> dict[str, Any]:
     while True:  # the test's own time limit ends this
         rows = {row["name"]: row for row in cluster.status()["workers"]}
         if holds(rows):

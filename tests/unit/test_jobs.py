@@ -426,7 +426,7 @@ def test_the_example_learns() -> None:
     torch.manual_seed(0)
     model = job.model()
     optimizer = torch.optim.SGD(model.parameters(), lr=job.settings["optimizer.lr"], momentum=0.9)
-    for _, (inputs, targets) in zip(range(300), job.batches(JobContext()), strict=False):
+    for _, (inputs, targets) in zip(range(600), job.batches(JobContext()), strict=False):
         loss = getattr(torch.nn.functional, job.loss)(model(inputs), targets)
         optimizer.zero_grad()
         loss.backward()

@@ -97,7 +97,9 @@ class LocalCluster:
         self._settings_file.write_text(settings.to_toml())
         binding = _bind(self._model)
         self._layout = write_release_0(folder / "checkpoints", "local", binding, self._shards)
-        self._roles["broker"], self._address = start_broker(folder, self._settings_file, "local")
+        self._roles["broker"], self._address = start_broker(
+            folder, self._settings_file, "local", settings.network.port
+        )
         for role in start_shards(folder, self._settings_file, self._address, self._shards):
             self._roles[role.name] = role
         deadline = time.monotonic() + READY_S

@@ -15,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from gradmq import strict_json
 from gradmq.errors import CheckpointError, SettingsError
 from gradmq.ps.checkpoint import saved_releases
 
@@ -59,9 +60,9 @@ class RunFolder:
             raise SettingsError(f"{path} is not a run folder: it has no settings.toml")
         return folder
 
-    def write(self, settings_toml: str, job: str, seconds_trained: float = 0.0) -> None:
+    def write(self, settings_toml: str, job: str) -> None:
         """What a later --resume needs; raises SettingsError."""
-        about = {"job": job, "started": time.time(), "seconds_trained": seconds_trained}
+        about = {"job": job, "started": time.time()}
         try:
             self.settings.write_text(settings_toml)
             self._about.write_text(json.dumps(about) + "\n")
@@ -85,4 +86,4 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with self.metrics.open("a") as stream:
-            stream.write(json.dumps(line) + "\n")
+            stream.write(strict_json.dumps(line) + "\n")

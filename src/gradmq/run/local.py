@@ -12,14 +12,19 @@ from gradmq.run.roles import RoleProcess, flags
 LISTEN_S = 15.0
 
 
-def start_broker(folder: Path, settings: Path, run: str) -> tuple[RoleProcess, str]:
-    """Start a broker and wait until it listens: (process, address); raises RoleFailed."""
+def start_broker(
+    folder: Path, settings: Path, run: str, port: int | None
+) -> tuple[RoleProcess, str]:
+    """Start a broker and wait until it listens: (process, address); raises RoleFailed.
+
+    Without a port it takes any free one: several runs on one machine do not meet.
+    """
     address_file = folder / "broker" / "address"
     address_file.unlink(missing_ok=True)
     broker = RoleProcess(
         "broker",
         "gradmq.broker",
-        flags({"config": settings, "state": folder, "name": run}),
+        flags({"config": settings, "state": folder, "name": run, "port": port or 0}),
         folder / "logs" / "broker.log",
     )
     deadline = time.monotonic() + LISTEN_S

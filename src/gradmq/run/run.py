@@ -149,7 +149,7 @@ def run_job(
         return _run_all(run, restore, lambda: _train(run, ending))
 
 
-def serve_run(path: Path, port: int) -> int:
+def serve_run(path: Path, port: int | None) -> int:
     """Serve the newest release of a finished run until Ctrl-C; raises GradmqError."""
     with _Interrupts() as interrupts:
         folder = RunFolder.existing(path)
@@ -208,7 +208,7 @@ def _start(run: _Run, restore: int | None, training: bool) -> None:
     """Start all roles; the order does not matter, everyone waits for whom they need."""
     settings, folder, job = run.settings, run.folder, run.job_name
     logs = folder.path / "logs"
-    broker, address = start_broker(folder.path, folder.settings, folder.name)
+    broker, address = start_broker(folder.path, folder.settings, folder.name, settings.network.port)
     run.roles.append(broker)
     run.broker_address = address
     run.roles += start_shards(folder.path, folder.settings, address, settings.run.shards, restore)
