@@ -7,6 +7,7 @@ that everybody who lives can come back with the session they have.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -31,6 +32,9 @@ LEASE_S = 10.0
 
 #: Sessions of one life of the broker: far more than it will ever give out.
 SESSIONS_PER_LIFE = 1 << 24
+
+#: Far more than can have a hello on its way when their name is taken over.
+GAVE_WAY_KEPT = 64
 
 FOLLOWING: frozenset[Role] = frozenset({"infer", "follower"})
 
@@ -86,6 +90,8 @@ class Members:
         self._last_session = self._first_session
         self._numbered: dict[Role, int] = {}
         self._grace_until = now + LEASE_S
+        self._gave_way: deque[bytes] = deque(maxlen=GAVE_WAY_KEPT)
+        """Peers that were told so: a hello of theirs that they repeated is no new one."""
         self._seeder = 0
         self._changed = False
 
@@ -164,12 +170,16 @@ class Members:
         effects: list[Tell] = []
         name = self._name_for(peer, hello)
         other = next((m for m in self.workers() if m.name == name and m.peer != peer), None)
+        if peer in self._gave_way:
+            text = f"the name {name!r} was taken over while this hello was on its way"
+            return [Tell(peer, Refused(reason="name", text=text))]
         if other is not None and hello.session is not None and hello.session < other.session:
             text = f"the name {name!r} has a newer session, of process {other.pid} on {other.host}"
             return [Tell(peer, Refused(reason="name", text=text))]
         if other is not None and not self._is_same_process(other, hello):
             text = f"the name {name!r} was taken over by process {hello.pid} on {hello.host}"
             effects.append(Tell(other.peer, Refused(reason="name", text=text)))
+            self._gave_way.append(other.peer)
         if other is not None:
             del self.members[other.peer]
         session = self._session_for(hello, peer, other)

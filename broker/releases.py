@@ -115,7 +115,7 @@ class Releases:
             self._due_at, self._save_at = now, now + self._save_every_s
         if versions is None or self._open is not None:
             return effects
-        changed = now >= self._due_at and versions != self._labelled_versions
+        changed = now >= self._due_at and _is_newer(versions, self._labelled_versions)
         if not changed and not self._requests and not self._save_is_due(now, versions):
             return effects
         return [*effects, self._begin(now, versions)]
@@ -123,7 +123,8 @@ class Releases:
     def _save_is_due(self, now: float, versions: tuple[Version, ...]) -> bool:
         """What was trained before a pause is saved too, though no newer release will come."""
         assert self._save_at is not None
-        return now >= self._save_at and self._saving is None and versions != self._saved_versions
+        unsaved = _is_newer(versions, self._saved_versions)
+        return now >= self._save_at and self._saving is None and unsaved
 
     def _begin(self, now: float, versions: tuple[Version, ...]) -> Begin:
         asked = any(request.save for request in self._requests)
@@ -148,6 +149,7 @@ class Releases:
         if len(release.entries) < self._shards:
             return []
         entries = tuple(release.entries[shard] for shard in range(self._shards))
+        self._labelled_versions = versions = tuple(entry.version for entry in entries)
         self._open = None
         self.manifest = Manifest(release=release.number, shards=entries)
         effects: list[ReleaseEffect] = [Close(self.manifest)]
@@ -156,7 +158,6 @@ class Releases:
             # A save that another one overtakes is answered by the newer: it holds more.
             waiting = [r for r in release.requests if r.save]
             waiting += self._saving.requests if self._saving else []
-            versions = tuple(entry.version for entry in entries)
             deadline, everyone = now + SAVE_DEADLINE_S, set(range(self._shards))
             self._saving = _Saving(release.number, versions, deadline, waiting, everyone)
             for saved in release.saved.values():
@@ -212,3 +213,8 @@ class Releases:
     def _answer(requests: list[_Request], number: int, error: str = "") -> list[ReleaseEffect]:
         message = ReleaseMade(release=number, error=error)
         return [AnswerRelease(request.peer, message) for request in requests]
+
+
+def _is_newer(reported: tuple[Version, ...], known: tuple[Version, ...]) -> bool:
+    """True if a shard has reported more than was known; a report may also be the older one."""
+    return not known or any(a > b for a, b in zip(reported, known, strict=True))

@@ -25,7 +25,7 @@ from safetensors.numpy import save_file
 from gradmq.durable import write_atomically
 from gradmq.errors import CheckpointError, RemoteProtocolError
 from gradmq.layout import Layout
-from gradmq.ps.shard import Row, ShardState
+from gradmq.ps.state import Row, ShardState
 from gradmq.wire.messages import Verdict
 
 FORMAT = 1

@@ -24,9 +24,11 @@ from gradmq.errors import CheckpointError, JoinRefused, RemoteProtocolError, Set
 from gradmq.layout import Layout
 from gradmq.membership import BROKER_SILENT_S, Membership
 from gradmq.ps import checkpoint
+from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from
-from gradmq.ps.shard import Effect, Publish, Reply, Save, Shard, ShardState, TellBroker
+from gradmq.ps.shard import Shard
+from gradmq.ps.state import ShardState
 from gradmq.wire.messages import (
     Attach,
     Beacon,

@@ -7,17 +7,18 @@ kept.
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Layout, contiguous_runs
-from gradmq.ps.optim import Optimizer, State, Vector, is_finite
+from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
+from gradmq.ps.optim import Optimizer, Vector, is_finite
 from gradmq.ps.policy import Policy
 from gradmq.ps.publishing import PublishTiming
+from gradmq.ps.state import Row, ShardState, copied
 from gradmq.ps.tally import Tally
 from gradmq.wire.codec import array_payload, payload_array, payload_crc
 from gradmq.wire.messages import (
@@ -41,68 +42,6 @@ from gradmq.wire.messages import (
     Verdicts,
     Version,
 )
-
-ShardReply = Attached | Reattach | Verdicts | NotSeen | Refused | Publication
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """Effect: send this to the peer that holds this address on the control socket."""
-
-    peer: bytes
-    message: ShardReply
-
-
-@dataclass(frozen=True, slots=True)
-class Publish:
-    """Effect: send this to all subscribers of the newest parameters (or of releases)."""
-
-    message: Publication | Beacon
-
-
-@dataclass(frozen=True, slots=True)
-class TellBroker:
-    """Effect: send this to the broker."""
-
-    message: Labelled
-
-
-@dataclass(frozen=True, slots=True)
-class Save:
-    """Effect: write this state to disk as part of a release."""
-
-    release: int
-    state: ShardState
-
-
-Effect = Reply | Publish | TellBroker | Save
-
-
-@dataclass(slots=True)
-class Row:
-    """One session's place in the order of pushes: with it, a push is decided at most once."""
-
-    name: str
-    last_seq: int = 0
-    verdicts: deque[Verdict] = field(default_factory=deque)
-    """The last *window* of them, to be said again to whoever missed them."""
-
-
-@dataclass(frozen=True, slots=True)
-class ShardState:
-    """Everything that survives a shard: one checkpoint holds exactly this, from one instant."""
-
-    parameters: Vector
-    optimizer: State
-    version: int
-    lineage: tuple[tuple[int, int], ...]
-    """(incarnation, version it was restored at), oldest first; −1: it began with new parameters."""
-    rows: Mapping[int, Row]
-    release: int
-    fenced_up_to: int = 0
-    """Sessions up to this one are over, but for the spared ones: what was decided of their pushes
-    is forgotten, so they must never be attached again."""
-    spared: frozenset[int] = frozenset()
 
 
 @dataclass(slots=True)
@@ -175,7 +114,7 @@ class Shard:
         self._state = {k: np.array(state.optimizer.get(k, v)) for k, v in fresh.items()}
         self._version = state.version
         self._lineage = (*state.lineage, (self.incarnation, state.version))
-        self._rows = _copied(state.rows)
+        self._rows = copied(state.rows)
         self._release = state.release
         self._fenced_up_to = state.fenced_up_to
         self._spared = state.spared
@@ -202,7 +141,7 @@ class Shard:
             optimizer={name: vector.copy() for name, vector in self._state.items()},
             version=self._version or 0,
             lineage=self._lineage,
-            rows=_copied(self._rows),
+            rows=copied(self._rows),
             release=self._release,
             fenced_up_to=self._fenced_up_to,
             spared=self._spared,
@@ -548,10 +487,6 @@ class Shard:
             "waiting_for": "" if self.ready else "initial parameters",
             **self.tally.report(),
         }
-
-
-def _copied(rows: Mapping[int, Row]) -> dict[int, Row]:
-    return {s: Row(row.name, row.last_seq, deque(row.verdicts)) for s, row in rows.items()}
 
 
 def _rows_of(present: bytes) -> frozenset[int]:

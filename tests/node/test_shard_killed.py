@@ -124,7 +124,7 @@ def test_a_shard_killed_again_and_again_loses_at_most_what_was_not_saved() -> No
                 worker.push(one_hot(made))
                 made += 1
             worker.drain(30)
-            _wait_until_everything_is_saved(cluster)
+            _save_everything(cluster)
             newer = follower.update(timeout=10)
             assert newer.number > release.number
             assert all(
@@ -147,12 +147,9 @@ def test_a_shard_killed_again_and_again_loses_at_most_what_was_not_saved() -> No
         assert cluster.versions()[1] == (3, made - len(lost))
 
 
-def _wait_until_everything_is_saved(cluster: gradmq.LocalCluster) -> None:
-    while True:  # the test's own time limit ends this
-        release = cluster.status()["release"]
-        versions = [list(version) for version in cluster.versions()]
-        if release["saved"] == release["number"] and release["versions"] == versions:
-            return
+def _save_everything(cluster: gradmq.LocalCluster) -> None:
+    with Observer(cluster.address) as observer:
+        observer.make_release(save=True)
 
 
 @pytest.mark.torch

@@ -18,7 +18,7 @@ from gradmq.errors import CheckpointError
 from gradmq.layout import Layout, Tensor
 from gradmq.ps import checkpoint
 from gradmq.ps.checkpoint import load, load_newest, release_path, save, saved_releases
-from gradmq.ps.shard import Row, ShardState
+from gradmq.ps.state import Row, ShardState
 from gradmq.wire.messages import Verdict
 
 LAYOUT = Layout(

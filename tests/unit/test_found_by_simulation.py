@@ -8,9 +8,11 @@ import pytest
 from gradmq.broker.directory import LEASE_S, Members
 from gradmq.layout import Layout, Tensor
 from gradmq.membership import Membership
+from gradmq.ps.effects import Reply
 from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Unbounded
-from gradmq.ps.shard import Reply, Shard, ShardState
+from gradmq.ps.shard import Shard
+from gradmq.ps.state import ShardState
 from gradmq.wire.codec import array_payload, payload_crc
 from gradmq.wire.messages import (
     Attach,
@@ -240,3 +242,13 @@ def test_a_restarted_broker_gives_nobody_a_name_that_may_come_back(incarnation: 
     names = {joined(first, peer, hello(pid=pid)).name for peer, pid in ((b"a", 1), (b"b", 2))}
     later = Members("demo", 1, incarnation, {}, now=0.0)
     assert joined(later, b"c", hello(pid=3)).name not in names
+
+
+def test_who_gave_way_does_not_take_the_name_back_with_a_hello_said_before() -> None:
+    members = Members("demo", 1, 1, {}, now=0.0)
+    joined(members, b"a", hello(name="w", pid=1))
+    members.on_hello(b"b", hello(name="w", pid=2), now=0.0)
+    (tell,) = members.on_hello(b"a", hello(name="w", pid=1), now=0.0)
+    assert tell.peer == b"a"
+    assert isinstance(tell.message, Refused)
+    assert members.members[b"b"].name == "w"

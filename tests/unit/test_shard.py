@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 
 from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Layout, Tensor
+from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
 from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Bounded, Policy, Unbounded
 from gradmq.ps.publishing import BEACON_EVERY_S
-from gradmq.ps.shard import Effect, Publish, Reply, Save, Shard, ShardState, TellBroker
+from gradmq.ps.shard import Shard
+from gradmq.ps.state import ShardState
 from gradmq.wire.codec import array_payload, decode, encode, payload_crc
 from gradmq.wire.messages import (
     MAX_WINDOW,

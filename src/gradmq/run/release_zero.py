@@ -9,7 +9,7 @@ import numpy as np
 from gradmq.binding import Binding, Gradients
 from gradmq.layout import Layout
 from gradmq.ps import checkpoint
-from gradmq.ps.shard import ShardState
+from gradmq.ps.state import ShardState
 
 
 def write_release_0(state: Path, run: str, binding: Binding, shards: int) -> Layout:

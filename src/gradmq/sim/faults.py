@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TypeVar
 
-from gradmq.sim.plan import Fault, FaultKind
+from gradmq.sim.plan import AMPLE_PUSH_BUDGET, Fault, FaultKind
 from gradmq.sim.process import Process
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ class Faults:
             "worker pauses": lambda fault: self._sleep(world.live_workers(), fault),
             "worker pauses after a push": self._sleep_after_push,
             "worker is replaced": self._replace_worker,
+            "worker joins": self._add_worker,
             "follower restarts": self._restart_follower,
             "follower pauses": lambda fault: self._sleep(world.live_followers(), fault),
             "link breaks": self._break_link,
@@ -91,6 +92,11 @@ class Faults:
         for worker in _aimed(named, fault.aim):
             worker.sleep(fault.lasts_s)
             self._world.start_worker(worker.plan, worker.worker_name)
+
+    def _add_worker(self, fault: Fault) -> None:
+        if self._world.plan.push_budget >= AMPLE_PUSH_BUDGET:
+            for worker in _aimed(self._world.plan.workers, fault.aim):
+                self._world.start_worker(worker, "")
 
     # -- the network ------------------------------------------------------------------------------
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from gradmq.membership import Membership
 from gradmq.replica import AskShard
 from gradmq.sim.broker import BROKER_ADDRESS
-from gradmq.sim.network import Channel, Connection
+from gradmq.sim.network import SHARD_CHANNELS, Connection
 from gradmq.sim.process import Process
 from gradmq.wire.messages import (
     Beacon,
@@ -157,18 +157,10 @@ class SimMember(Process):
                 for connection in (link.gradients, link.stream, link.control):
                     self.world.network.close(connection)
             gradients, stream, control = (
-                self._connect(address, channel)
-                for address, channel in zip(
-                    entry.addresses, ("gradients", "stream", "control"), strict=True
-                )
+                self.world.network.connect(self, address, channel)
+                for address, channel in zip(entry.addresses, SHARD_CHANNELS, strict=True)
             )
             self.links[entry.index] = SimLink(entry, gradients, stream, control)
-
-    def _connect(self, address: str, channel: str) -> Connection:
-        channels: dict[str, Channel] = {
-            "gradients": "gradients", "stream": "stream", "control": "control"
-        }  # fmt: skip
-        return self.world.network.connect(self, address, channels[channel])
 
     def ask(self, ask: AskShard | None) -> None:
         if ask is None:

@@ -18,11 +18,13 @@ class MemberChecks:
 
     def __init__(self, counts: Counter[str]) -> None:
         self._counts = counts
-        self._by_name: dict[str, set[SimWorker]] = defaultdict(set)
+        self._claimed: dict[str, set[SimWorker]] = defaultdict(set)
+        """By name, who was started under it."""
 
-    def welcomed(self, worker: SimWorker) -> None:
-        """A worker has this name."""
-        self._by_name[worker.worker_name].add(worker)
+    def started(self, worker: SimWorker) -> None:
+        """A worker starts; under a name of its own, or to be given one."""
+        if worker.worker_name:
+            self._claimed[worker.worker_name].add(worker)
 
     def refused(self, process: Process, refused: Refused) -> None:
         """Nothing in a schedule deserves a refusal of the broker: the process would end."""
@@ -32,15 +34,14 @@ class MemberChecks:
         """A worker got a new session in place of one that it had."""
         self._counts["sessions fenced"] += 1
         was_silent = worker.session_began_at < worker.outslept_at
-        if not was_silent and len(self._by_name[worker.worker_name]) < 2:
+        if not was_silent and not self._claimed[worker.worker_name] - {worker}:
             raise Violation("sessions", f"{worker} lost its session and was never silent so long")
 
     def succeeded(self, worker: SimWorker) -> None:
-        """A worker ends because of its name: only for a newer session."""
+        """A worker ends because of its name: only for a newer session that was started under it."""
         self._counts["ended by a successor"] += 1
         mine = worker.session.session if worker.session else 0
-        for other in self._by_name[worker.worker_name] - {worker}:
+        for other in self._claimed[worker.worker_name] - {worker}:
             if other.session is None or other.session.session > mine:
                 return
-        if not any(other.session is None for other in worker.world.live_workers()):
-            raise Violation("sessions", f"{worker}, the newest of its name, had to give way")
+        raise Violation("sessions", f"{worker}, the newest of its name, had to give way")

@@ -21,6 +21,9 @@ from gradmq.wire.messages import Message
 
 Channel = Literal["broker", "control", "gradients", "stream"]
 
+#: Of a shard, in the order of its addresses.
+SHARD_CHANNELS: tuple[Channel, ...] = ("gradients", "stream", "control")
+
 #: The weather's channels; broker and stream have only what ZeroMQ does.
 ROUGH: frozenset[Channel] = frozenset({"control", "gradients"})
 

@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from gradmq.ps.shard import Effect, Reply, Shard
+from gradmq.ps.effects import Effect, Reply
+from gradmq.ps.shard import Shard
 from gradmq.sim.history import PushId, ShardHistory
 from gradmq.sim.plan import AMPLE_PUSH_BUDGET, Plan
 from gradmq.sim.tracer import TracerGradient

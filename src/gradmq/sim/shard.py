@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING
 
 from gradmq.layout import Layout
 from gradmq.membership import Membership
+from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
 from gradmq.ps.optim import SGD
-from gradmq.ps.shard import Effect, Publish, Reply, Save, Shard, ShardState, TellBroker
+from gradmq.ps.shard import Shard
+from gradmq.ps.state import ShardState
 from gradmq.sim.broker import BROKER_ADDRESS
+from gradmq.sim.network import SHARD_CHANNELS
 from gradmq.sim.process import Process
 from gradmq.wire.messages import (
     Attach,
@@ -104,9 +107,7 @@ class SimShard(Process):
             origin = (self._restored.incarnation, self._restored.state.version)
             self.world.push_checks.restored(self.index, shard, origin)
             self._restored = None
-        self._addresses = tuple(
-            f"{self.address}/{channel}" for channel in ("gradients", "stream", "control")
-        )
+        self._addresses = tuple(f"{self.address}/{channel}" for channel in SHARD_CHANNELS)
         self.world.network.listen(self, *self._addresses)
         self._member.rejoin(now)
 

@@ -12,3 +12,4 @@ class Violation(GradmqError):
         super().__init__(f"{rule}: {text}")
         self.rule = rule
         """A short name of the promise: "exactly once", "never torn", …"""
+        self.text = text

@@ -67,6 +67,7 @@ class SimWorker(SimMember):
         self._has_given_up = False
         self._seed_at: dict[int, float] = {}
         super().__init__(world, label)
+        world.member_checks.started(self)
 
     # -- joining ----------------------------------------------------------------------------------
 
@@ -84,7 +85,6 @@ class SimWorker(SimMember):
 
     def on_welcome(self, welcome: Welcome, now: float) -> None:
         self.worker_name = welcome.name
-        self.world.member_checks.welcomed(self)
         if self.replica is None:
             self.replica = Replica(welcome.run, self.world.tracer.layout)
         if self.session is None or self.session.session != welcome.session:

@@ -14,7 +14,7 @@ from typing import Literal
 
 import numpy as np
 
-from gradmq.ps.shard import ShardState
+from gradmq.ps.state import ShardState
 from gradmq.sim.broker import SimBroker
 from gradmq.sim.faults import Faults
 from gradmq.sim.follower import SimFollower
@@ -176,8 +176,7 @@ class World:
         self.note("world", "the faults are over")
         self.phase = "steps"
         self.network.weather = self.network.weather.calmed()
-        if not self.broker.alive:
-            self.start_broker()
+        self.start_broker()
         for shard in list(self.shards):
             self.start_shard(shard.index, False)
         for process in [self.broker, *self.shards, *self.workers, *self.followers]:
@@ -230,13 +229,14 @@ class World:
 def play(seed: int, write: Callable[[str], None] | None = None) -> Counter[str]:
     """Play the schedule of a seed; returns what happened how often, raises Violation."""
     world = World(draw_plan(seed), write)
+    replay = f"replay: python -m gradmq.sim --seed {seed}"
     try:
         world.play()
     except Violation as violation:
         world.note("world", f"VIOLATION {violation}")
-        raise Violation(
-            violation.rule,
-            f"{str(violation).removeprefix(violation.rule + ': ')} "
-            f"[{world.schedule.elapsed_s:.3f} s; replay: python -m gradmq.sim --seed {seed}]",
-        ) from violation
+        where = f"[{world.schedule.elapsed_s:.3f} s; {replay}]"
+        raise Violation(violation.rule, f"{violation.text} {where}") from violation
+    except Exception as error:
+        error.add_note(replay)
+        raise
     return world.counts

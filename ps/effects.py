@@ -1,0 +1,52 @@
+"""What a shard wants done: its node performs these, the simulator too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from gradmq.ps.state import ShardState
+from gradmq.wire.messages import (
+    Attached,
+    Beacon,
+    Labelled,
+    NotSeen,
+    Publication,
+    Reattach,
+    Refused,
+    Verdicts,
+)
+
+ShardReply = Attached | Reattach | Verdicts | NotSeen | Refused | Publication
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """Effect: send this to the peer that holds this address on the control socket."""
+
+    peer: bytes
+    message: ShardReply
+
+
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Effect: send this to all subscribers of the newest parameters (or of releases)."""
+
+    message: Publication | Beacon
+
+
+@dataclass(frozen=True, slots=True)
+class TellBroker:
+    """Effect: send this to the broker."""
+
+    message: Labelled
+
+
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Effect: write this state to disk as part of a release."""
+
+    release: int
+    state: ShardState
+
+
+Effect = Reply | Publish | TellBroker | Save
