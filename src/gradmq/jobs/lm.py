@@ -83,7 +83,7 @@ def serve() -> TextModel:
         encode=encode,
         decode=decode,
         context_tokens=CONTEXT_BYTES,
-        sample_prompt="def __init__(self",
+        sample_prompt="def ",
     )
 
 
