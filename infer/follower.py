@@ -14,13 +14,13 @@ import numpy.typing as npt
 from gradmq.binding import ArrayBinding
 from gradmq.errors import BrokerAway, Closed, ShardAway
 from gradmq.infer.stream import FollowerThread
+from gradmq.models import bound
 from gradmq.replica import Release
 from gradmq.wire.messages import Evaluated, Role, Version
 
 if TYPE_CHECKING:
     import torch
 
-    from gradmq.torch_binding import TorchBinding
 
 CLOSE_S = 5.0
 
@@ -56,7 +56,7 @@ class Follower:
         report: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
         """``report`` adds to what the broker's status shows of this member."""
-        self._binding = _bind(model)
+        self._binding = bound(model)
         self._address = address
         self._timeout_s = timeout
         self._more_report = report
@@ -223,11 +223,3 @@ class Follower:
         self._require_owner()
         if not self._opened:
             raise Closed("this follower is not open: use `with Follower(...)`, or open() it first")
-
-
-def _bind(model: Any) -> ArrayBinding | TorchBinding:
-    if isinstance(model, Mapping):
-        return ArrayBinding(model)
-    from gradmq.torch_binding import TorchBinding
-
-    return TorchBinding(model)

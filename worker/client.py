@@ -17,6 +17,7 @@ import numpy.typing as npt
 from gradmq.binding import ArrayBinding, Gradients
 from gradmq.errors import BrokerAway, Closed, DrainTimeout, JobError, ShardAway
 from gradmq.layout import Layout
+from gradmq.models import bound
 from gradmq.wire.messages import Version
 from gradmq.worker.node import WorkerThread, base_versions
 from gradmq.worker.session import Answered
@@ -88,7 +89,7 @@ class Worker:
     ) -> None:
         if max_in_flight < 1:
             raise JobError(f"max_in_flight is {max_in_flight}; it must be at least 1")
-        binding = self._binding = _bind(model)
+        binding = self._binding = bound(model)
         self._address = address
         self._timeout_s = timeout
         self._io = WorkerThread(
@@ -441,14 +442,6 @@ class Worker:
         if isinstance(self._binding, ArrayBinding):
             raise JobError("arrays have no .grad: give their gradients to push()")
         return self._binding
-
-
-def _bind(model: Any) -> ArrayBinding | TorchBinding:
-    if isinstance(model, Mapping):
-        return ArrayBinding(model)
-    from gradmq.torch_binding import TorchBinding
-
-    return TorchBinding(model)
 
 
 def _number(loss: torch.Tensor | float | None) -> float | None:

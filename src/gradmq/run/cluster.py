@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradmq.binding import ArrayBinding, scatter
+from gradmq.binding import scatter
 from gradmq.config import resolve
 from gradmq.errors import Closed, ShardAway
+from gradmq.models import bound
 from gradmq.observer import Observer, fetch_parameters
 from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Bounded, Unbounded
@@ -95,7 +96,7 @@ class LocalCluster:
         self._settings_file = folder / "settings.toml"
         folder.mkdir(parents=True, exist_ok=True)
         self._settings_file.write_text(settings.to_toml())
-        binding = _bind(self._model)
+        binding = bound(self._model)
         self._layout = write_release_0(folder / "checkpoints", "local", binding, self._shards)
         self._roles["broker"], self._address = start_broker(
             folder, self._settings_file, "local", settings.network.port
@@ -192,11 +193,3 @@ def _end(roles: dict[str, RoleProcess], temporary: Path | None, owner_pid: int) 
     roles.clear()
     if temporary is not None:
         shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _bind(model: Any) -> Any:
-    if isinstance(model, Mapping):
-        return ArrayBinding(model)
-    from gradmq.torch_binding import TorchBinding
-
-    return TorchBinding(model)
