@@ -16,7 +16,7 @@ from gradmq import link
 from gradmq.broker.directory import Member, Members, Tell
 from gradmq.broker.releases import AnswerRelease, Begin, Close, ReleaseEffect, Releases
 from gradmq.broker.status import compose
-from gradmq.durable import next_incarnation, write_text
+from gradmq.durable import next_incarnation, read_number, write_text
 from gradmq.wire.messages import (
     AskRelease,
     AskStatus,
@@ -80,6 +80,8 @@ class BrokerNode:
                 options.run, options.shards, incarnation, options.settings, time.monotonic()
             )
             self._releases = Releases(options.shards, options.release_every_s, options.save_every_s)
+            self._newest_release = options.state / "broker" / "newest-release"
+            self._releases.on_known(read_number(self._newest_release))
             address = f"tcp://{options.advertise}:{port}"
             write_text(options.state / "broker" / "address", f"{address}\n")
             log.info("run %s: listening, members connect to %s", options.run, address)
@@ -174,11 +176,20 @@ class BrokerNode:
         for effect in effects:
             match effect:
                 case Begin():
+                    self._remember(effect.label.release)
                     self._send_all(self._members.shard_members(), effect.label)
                 case Close():
                     self._send_all(self._members.followers(), effect.manifest)
                 case AnswerRelease():
                     self._send(effect.peer, effect.message)
+
+    def _remember(self, release: int) -> None:
+        """On disk before anybody hears of it: a number is never used again, though this process
+        and every member that knew it are gone."""
+        try:
+            write_text(self._newest_release, f"{release}\n")
+        except OSError as error:
+            log.error("cannot write %s: %s", self._newest_release, error.strerror)
 
     def _tell(self, effects: Iterable[Tell]) -> None:
         for effect in effects:

@@ -111,6 +111,8 @@ def _metadata(
         "tensors": rows,
         "version": state.version,
         "release": state.release,
+        "fenced_up_to": state.fenced_up_to,
+        "spared": sorted(state.spared),
         "lineage": state.lineage,
         "rows": {
             session: {
@@ -153,6 +155,8 @@ def _checked(
         lineage=tuple((int(i), int(v)) for i, v in metadata["lineage"]),
         rows={int(session): _row(row) for session, row in metadata["rows"].items()},
         release=int(metadata["release"]),
+        fenced_up_to=int(metadata["fenced_up_to"]),
+        spared=frozenset(int(session) for session in metadata["spared"]),
     )
     return str(metadata["run"]), layout, state
 

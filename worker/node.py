@@ -19,6 +19,7 @@ from gradmq.wire.messages import (
     Beacon,
     Detach,
     Directory,
+    Goodbye,
     Hello,
     Message,
     NotSeen,
@@ -66,6 +67,8 @@ class WorkerThread(MemberThread):
         self._max_in_flight = max_in_flight
         self._initial = initial
         self._seed_at: dict[int, float] = {}
+        self._has_given_up = False
+        """True once the broker was told that this session is over, until it gives a new one."""
 
     def waiting_for(self) -> str:
         """Who this worker waits for now, in words; "" if for nobody."""
@@ -93,7 +96,7 @@ class WorkerThread(MemberThread):
             host=link.this_host(),
             pid=os.getpid(),
             run=self.welcome.run if self.welcome else None,
-            session=self.session.session if self.session else None,
+            session=self.session.session if self.session and not self._has_given_up else None,
             payload=(Layout(self._tensors, 1).to_bytes(),),
         )
 
@@ -104,10 +107,16 @@ class WorkerThread(MemberThread):
             self.replica = Replica(welcome.run, self.layout)
         if self.session is None or self.session.session != welcome.session:
             self._begin_session(welcome, now)
+        elif self.session.fenced and not self._has_given_up:
+            # The broker was restarted since and takes the session for live; the shards know better.
+            self._has_given_up = True
+            link.send(self.broker, Goodbye())
+            self.member.rejoin(now)
 
     def _begin_session(self, welcome: Welcome, now: float) -> None:
         """A new life: what the last one left unanswered ends as unknown, and is not sent again."""
         assert self.layout is not None and self.replica is not None
+        self._has_given_up = False
         if self.session is not None:
             log.warning("session %d was fenced; joined anew", self.session.session)
             self.session.fence("the session was fenced: its lease ran out")

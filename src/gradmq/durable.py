@@ -33,13 +33,21 @@ def write_text(path: Path, text: str) -> None:
     write_atomically(path, lambda beside: _write(beside, text))
 
 
-def next_incarnation(path: Path) -> int:
-    """Count one life more in this file, on disk before it is returned; raises CheckpointError."""
+def read_number(path: Path) -> int:
+    """The number in this file, 0 if there is none; raises CheckpointError."""
     try:
-        last = int(path.read_text()) if path.exists() else 0
-        write_text(path, f"{last + 1}\n")
+        return int(path.read_text()) if path.exists() else 0
     except ValueError:
         raise CheckpointError(f"{path} does not hold a number; remove it or restore it") from None
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path}: {error.strerror}") from None
+
+
+def next_incarnation(path: Path) -> int:
+    """Count one life more in this file, on disk before it is returned; raises CheckpointError."""
+    last = read_number(path)
+    try:
+        write_text(path, f"{last + 1}\n")
     except OSError as error:
         raise CheckpointError(f"cannot count incarnations in {path}: {error.strerror}") from None
     return last + 1

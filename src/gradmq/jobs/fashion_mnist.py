@@ -19,26 +19,36 @@ if TYPE_CHECKING:
 _CLASSES = 10
 #: Of all pixels of the training pictures, in units of full white.
 _PIXEL_MEAN, _PIXEL_SPREAD = 0.286, 0.353
-#: Pictures in one batch; a step takes about 17 ms of one core.
+#: Pictures in one batch; a step takes about 18 ms of one core.
 _BATCH = 128
 _JUDGED_AT_ONCE = 500
 
 
 def model() -> torch.nn.Module:
-    """Maps pictures (N, 1, 28, 28) float32 to scores (N, 10); 81 thousand parameters."""
+    """Maps pictures (N, 1, 28, 28) float32 to scores (N, 10); 81 thousand parameters.
+
+    The norms keep it stable under stale gradients: without them it dies at a staleness of 6. The
+    last layer begins at zero, so the first scores are equal.
+    """
     from torch import nn
 
-    return nn.Sequential(
+    layers = nn.Sequential(
         nn.Conv2d(1, 16, kernel_size=5, stride=2, padding=2),
         nn.ReLU(),
+        nn.LayerNorm((16, 14, 14), elementwise_affine=False),
         nn.Conv2d(16, 32, kernel_size=3, padding=1),
         nn.ReLU(),
         nn.MaxPool2d(2),
         nn.Flatten(),
+        nn.LayerNorm(32 * 7 * 7, elementwise_affine=False),
         nn.Linear(32 * 7 * 7, 48),
         nn.ReLU(),
-        nn.Linear(48, _CLASSES),
+        nn.LayerNorm(48, elementwise_affine=False),
     )
+    scores = nn.Linear(48, _CLASSES)
+    nn.init.zeros_(scores.weight)
+    nn.init.zeros_(scores.bias)
+    return layers.append(scores)
 
 
 def batches(context: JobContext) -> Iterator[tuple[Tensor, Tensor]]:
@@ -113,11 +123,13 @@ job = Job(
     serve=serve,
     higher_is_better=True,
     settings={
-        "optimizer.lr": 0.01,
-        "optimizer.momentum": 0.9,
+        # No momentum: staleness acts like momentum of its own.
+        "optimizer.lr": 0.05,
+        "optimizer.momentum": 0.0,
         "optimizer.nesterov": False,
+        "optimizer.weight_decay": 0.001,
         "staleness.bound": 8,
-        "run.for": "150s",
+        "run.for": "120s",
         "run.evaluate_every": "10s",
     },
 )

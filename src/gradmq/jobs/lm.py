@@ -105,7 +105,7 @@ job = Job(
     evaluate=evaluate,
     serve=serve,
     settings={
-        # Staleness acts like momentum of its own; more of it, on this model, only costs stability.
+        # No momentum: staleness acts like momentum of its own, and more only costs stability.
         "optimizer.lr": 3.0,
         "optimizer.momentum": 0.0,
         "optimizer.nesterov": False,
