@@ -328,6 +328,14 @@ def stop(
     return 1 if left else 0
 
 
+# Not imported before it is asked for: a benchmark is no part of what runs.
+app.command(
+    "gradmq.bench.cli:app",
+    name="bench",
+    help="Measure gradmq on this machine, beside what the machine can do.",
+)
+
+
 def _duration(text: str) -> float:
     try:
         return float(str(seconds(text)))

@@ -9,10 +9,12 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from gradmq.cli import app
 from gradmq.config import all_keys
@@ -150,9 +152,9 @@ def with_example(page: str) -> str:
 
 def commands_in(text: str) -> list[tuple[str, str]]:
     """(command, the rest) of every ``gradmq COMMAND …`` in backticks or at the start of a line."""
-    quoted = re.findall(r"`gradmq ([a-z-]+)((?: [^`]*)?)`", text)
+    quoted = re.findall(r"`gradmq ((?:bench )?[a-z][a-z-]*)((?: [^`]*)?)`", text)
     lines = re.findall(
-        r"^(?: {4}|\$ | {4}\$ )?(?:ip netns exec \w+ )?gradmq ([a-z]+)((?: .*)?)$",
+        r"^(?: {4}|\$ | {4}\$ )?(?:ip netns exec \w+ )?gradmq ((?:bench )?[a-z]+)((?: .*)?)$",
         text,
         re.MULTILINE,
     )
@@ -161,15 +163,22 @@ def commands_in(text: str) -> list[tuple[str, str]]:
 
 @cache
 def flags_by_command() -> dict[str, set[str | None]]:
-    """The commands of gradmq, each with the flags that it takes."""
+    """The commands of gradmq, each with its flags; one of a group has two words."""
     found: dict[str, set[str | None]] = {}
-    for name in app:
-        if name.startswith("-"):
-            continue
-        arguments = app[name].assemble_argument_collection(parse_docstring=True)
-        flags = {flag for argument in arguments for flag in argument.names}
-        found[name] = {None, "--help", "--help-all", *flags}
+    for name, command in commands_of(app):
+        flags: set[str | None] = {None, "--help", "--help-all"}
+        if command.default_command:
+            arguments = command.assemble_argument_collection(parse_docstring=True)
+            flags |= {flag for argument in arguments for flag in argument.names}
+        found[name] = flags
     return found
+
+
+def commands_of(group: App, prefix: str = "") -> Iterator[tuple[str, App]]:
+    for name in group:
+        if not name.startswith("-"):
+            yield prefix + name, group[name]
+            yield from commands_of(group[name], f"{prefix}{name} ")
 
 
 if __name__ == "__main__":
