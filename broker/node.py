@@ -165,7 +165,8 @@ class BrokerNode:
             log.warning("%s: lease ran out", before[peer].name)
         open_for_releases = self._members.phase != "waiting"
         versions = self._members.versions() if open_for_releases else None
-        self._perform(self._releases.on_time(now, versions))
+        followed = any(self._members.followers())
+        self._perform(self._releases.on_time(now, versions, followed))
 
     def status(self, now: float) -> dict[str, Any]:
         return compose(self._members, self._releases, self._evaluations, now)

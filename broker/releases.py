@@ -108,14 +108,21 @@ class Releases:
         """Somebody wants a release, of the state from now on."""
         self._requests.append(_Request(peer, save))
 
-    def on_time(self, now: float, versions: tuple[Version, ...] | None) -> list[ReleaseEffect]:
-        """Open the next release if it is due; ``versions`` of all shards, None if one is away."""
+    def on_time(
+        self, now: float, versions: tuple[Version, ...] | None, followed: bool = True
+    ) -> list[ReleaseEffect]:
+        """Open the next release if it is due; ``versions`` of all shards, None if one is away.
+
+        While nobody follows, releases are made only to be saved, or because somebody asks: each
+        costs every shard a copy of its parameters.
+        """
         effects = self._expire(now)
         if self._due_at is None:
             self._due_at, self._save_at = now, now + self._save_every_s
         if versions is None or self._open is not None:
             return effects
-        changed = now >= self._due_at and _is_newer(versions, self._labelled_versions)
+        due = followed and now >= self._due_at
+        changed = due and _is_newer(versions, self._labelled_versions)
         if not changed and not self._requests and not self._save_is_due(now, versions):
             return effects
         return [*effects, self._begin(now, versions)]
@@ -138,7 +145,8 @@ class Releases:
         self._labelled_versions = versions
         self._open = _Open(self._last, save, now + LABEL_DEADLINE_S, self._requests)
         self._requests = []
-        return Begin(Label(release=self._last, save=save))
+        closed = self.manifest.release if self.manifest else 0
+        return Begin(Label(release=self._last, save=save, closed=closed))
 
     def on_labelled(self, message: Labelled, now: float) -> list[ReleaseEffect]:
         """One shard has labelled; the last one closes the release."""

@@ -48,7 +48,7 @@ def _shard(member: Member | None, index: int, now: float) -> dict[str, Any]:
     if member is None:
         return {"index": index, "incarnation": 0, "version": 0, "live": False, "applied": 0,
                 "rejected": {}, "parameter_bytes": 0, "pushed_bytes": 0, "lost_updates": 0,
-                "waiting_for": "to join", "host": "", "pid": 0, "addresses": [],
+                "shared": 0, "waiting_for": "to join", "host": "", "pid": 0, "addresses": [],
                 "silent_s": 0.0}  # fmt: skip
     report = member.report
     tallies = report.get("workers", {}).values()
@@ -62,6 +62,7 @@ def _shard(member: Member | None, index: int, now: float) -> dict[str, Any]:
         "parameter_bytes": report.get("parameter_bytes", 0),
         "pushed_bytes": report.get("pushed_bytes", 0),
         "lost_updates": report.get("lost_updates", 0),
+        "shared": report.get("shared", 0),
         "waiting_for": report.get("waiting_for", ""),
         "host": member.host,
         "pid": member.pid,
@@ -89,6 +90,8 @@ def _workers(members: Members, now: float) -> list[dict[str, Any]]:
                 "samples_per_s": report.get("samples_per_s", 0.0) if name in live else 0.0,
                 "loss": report.get("loss"),
                 "skipped_nonfinite": report.get("skipped_nonfinite", 0),
+                "transport": report.get("transport", ""),
+                "torn_reads": report.get("torn_reads", 0),
                 "waiting_for": report.get("waiting_for", ""),
                 "host": member.host,
                 "pid": member.pid,

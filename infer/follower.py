@@ -114,7 +114,7 @@ class Follower:
         release = self._newest()
         if release is not self._installed:
             assert self._io.layout is not None
-            self._binding.install(self._io.layout, release.publications)
+            self._binding.install(self._io.layout, release.chunks)
             self._installed = release
         return self._describe(release)
 
@@ -138,7 +138,7 @@ class Follower:
             raise Closed("arrays are no module: use update()")
         release = self._newest()
         assert self._io.layout is not None
-        module = self._binding.with_values(self._io.layout, release.publications)
+        module = self._binding.with_values(self._io.layout, release.chunks)
         return self._describe(release), module
 
     def report_evaluation(self, release: FollowedRelease, metrics: Mapping[str, float]) -> None:

@@ -32,6 +32,8 @@ class Publish:
     """Effect: send this to all subscribers of the newest parameters (or of releases)."""
 
     message: Publication | Beacon
+    slot: int | None = None
+    """Where the payload lies: ``Shard.on_slot_free`` once no connection needs it any more."""
 
 
 @dataclass(frozen=True, slots=True)

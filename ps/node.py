@@ -10,7 +10,7 @@ import fcntl
 import logging
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -27,9 +27,14 @@ from gradmq.ps import checkpoint
 from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from
+from gradmq.ps.sessions import NOTHING_SHARED, SharedSlots
 from gradmq.ps.shard import Shard
 from gradmq.ps.state import ShardState
+from gradmq.ring import SLOTS as RING_SLOTS
+from gradmq.ring import RingWriter, memory_bytes, own_memory, slot_vectors
+from gradmq.shared_memory import NotShared, SharedMemory, fence, open_segment
 from gradmq.wire.messages import (
+    MAX_WINDOW,
     Attach,
     Beacon,
     Detach,
@@ -39,7 +44,6 @@ from gradmq.wire.messages import (
     Hello,
     Label,
     Message,
-    Publication,
     Push,
     Query,
     Refused,
@@ -52,8 +56,11 @@ from gradmq.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-#: Pushes decided in one pass of the loop, before verdicts leave and control is looked at.
+#: Pushes decided in one pass of the loop, before verdicts leave and control is looked at; fewer if
+#: they take longer than this. The verdict on a large push must not wait for the next one's: workers
+#: that are told together push together, and the shard has nothing to do while they compute.
 PUSHES_PER_PASS = 64
+LONGEST_PASS_S = 0.0005
 
 
 CONTROL_PER_PASS = 256
@@ -90,9 +97,11 @@ class PsNode:
         self._shard: Shard | None = None
         self._layout: Layout | None = None
         self._restored: ShardState | None = None
+        self._ring: SharedMemory | None = None
         self._run_name: str | None = None
         self._directory: Directory | None = None
-        self._tracker: zmq.MessageTracker | None = None
+        self._leaving: list[tuple[int | None, zmq.MessageTracker]] = []
+        """Publications that some connection has not taken yet, oldest first, and their slots."""
         self._saves: list[tuple[int, Future[Path]]] = []
         self._addresses: tuple[str, ...] = ()
         self._newest_saved = 0
@@ -114,8 +123,8 @@ class PsNode:
             self._poller = zmq.Poller()
             self._poller.register(self._broker, zmq.POLLIN)
             while not stopped():
-                self._poller.poll(int(1000 * self._sleep_s(time.monotonic())) + 1)
-                self._pass()
+                sleep_s = self._sleep_s(time.monotonic())
+                self._pass(dict(self._poller.poll(int(1000 * sleep_s) + 1)))
             link.send(self._broker, Goodbye())
             self._broker.setsockopt(zmq.LINGER, 500)
 
@@ -160,6 +169,9 @@ class PsNode:
     def _open_shard(self, welcome: Welcome, layout: Layout) -> None:
         """The layout is known: from here on this process can be pushed to."""
         options = self._options
+        part = layout.parts[options.shard]
+        self._ring = _shared_ring(part.size, welcome.settings.get("transport", "auto"))
+        memory = self._ring.memory if self._ring else own_memory(part.size)
         self._shard = Shard(
             welcome.run,
             layout,
@@ -168,14 +180,14 @@ class PsNode:
             optimizer_from(welcome.settings["optimizer"]),
             policy_from(welcome.settings["staleness"]),
             options.push_budget_bytes,
+            RingWriter(memory, part.size, fence),
+            self._ring.segment if self._ring else None,
         )
         if self._restored is not None:
             self._shard.restore(self._restored)
             self._restored = None
         self._pull = self._stack.enter_context(link.pull(self._context))
-        self._pub = self._stack.enter_context(
-            link.publisher(self._context, self._shard.part.nbytes)
-        )
+        self._pub = self._stack.enter_context(link.publisher(self._context, part.nbytes))
         self._control = self._stack.enter_context(link.router(self._context))
         addresses = []
         for offset, socket in enumerate((self._pull, self._pub, self._control)):
@@ -184,6 +196,8 @@ class PsNode:
         self._addresses = tuple(addresses)
         self._poller.register(self._pull, zmq.POLLIN)
         self._poller.register(self._control, zmq.POLLIN)
+        self._poller.register(self._pub, zmq.POLLIN)
+        self._shard.on_readers(False)
         self._member.rejoin(time.monotonic())
         log.info("serving %d parameters of shard %d", self._shard.part.size, options.shard)
 
@@ -195,15 +209,20 @@ class PsNode:
             wake_at = min(wake_at, self._shard.next_deadline(now))
         return max(0.0, min(wake_at - now, 0.5))
 
-    def _pass(self) -> None:
-        self._receive_from_broker()
+    def _pass(self, ready: Collection[object]) -> None:
+        """Hear what the ready sockets have, gradients first, and do what time asks for."""
         if self._shard is not None:
-            self._receive_pushes(self._shard)
-            self._receive_control(self._shard)
+            if self._pull in ready:
+                self._receive_pushes(self._shard)
+            if self._control in ready:
+                self._receive_control(self._shard)
+            if self._pub in ready:
+                self._receive_subscriptions(self._shard)
+        if self._broker in ready:
+            self._receive_from_broker()
+        if self._shard is not None:
             now = time.monotonic()
-            if self._tracker is not None and self._tracker.done:
-                self._tracker = None
-                self._shard.on_drained(now)
+            self._look_at_leaving(self._shard, now)
             self._perform(self._shard.on_time(now, self._push_waiting()))
         self._collect_saves()
         self._say_if_waiting(time.monotonic())
@@ -224,15 +243,39 @@ class PsNode:
         events = self._pull.getsockopt(zmq.EVENTS)
         return bool(isinstance(events, int) and events & zmq.POLLIN)
 
+    def _receive_subscriptions(self, shard: Shard) -> None:
+        """Publications of newest versions are made only while somebody subscribes to them."""
+        while (change := link.receive_subscription(self._pub)) is not None:
+            topic, present = change
+            if topic == link.TOPIC_NEWEST:
+                shard.on_readers(present)
+            if present:
+                shard.on_subscriber()
+
+    def _look_at_leaving(self, shard: Shard, now: float) -> None:
+        if not self._leaving:
+            return
+        newest = self._leaving[-1][1]
+        for slot, tracker in [sent for sent in self._leaving if sent[1].done]:
+            self._leaving.remove((slot, tracker))
+            if slot is not None:
+                shard.on_slot_free(slot)
+            if tracker is newest:
+                shard.on_drained(now)
+
     def _receive_pushes(self, shard: Shard) -> None:
+        began = now = time.monotonic()
         for _ in range(PUSHES_PER_PASS):
             message = link.receive_good(self._pull)
             if message is None:
                 break
             if isinstance(message, Push):
-                self._perform(shard.on_push(message, time.monotonic()))
+                self._perform(shard.on_push(message, now))
             else:
                 log.warning("a %s on the gradient socket was ignored", message.KIND)
+            now = time.monotonic()
+            if now - began > LONGEST_PASS_S:
+                break
         self._perform(shard.take_verdicts())
 
     def _receive_control(self, shard: Shard) -> None:
@@ -254,11 +297,11 @@ class PsNode:
         now = time.monotonic()
         match message:
             case Attach():
-                self._perform(shard.on_attach(peer, message))
+                self._perform(shard.on_attach(peer, message, self._opened(shard, message)))
             case Query():
                 self._perform(shard.on_query(peer, message, self._push_waiting()))
             case Fetch():
-                self._perform(shard.on_fetch(peer, message, now))
+                self._perform(shard.on_fetch(peer, message))
             case Detach():
                 shard.on_detach(message)
             case Seed():
@@ -266,6 +309,18 @@ class PsNode:
             case _:
                 text = f"a {message.KIND} is not for a shard"
                 self._perform([Reply(peer, Refused(reason="wire", text=text))])
+
+    def _opened(self, shard: Shard, attach: Attach) -> SharedSlots:
+        """The slots of a worker on this host; nothing if it offers none or is on another."""
+        if attach.segment is None or self._ring is None:
+            return NOTHING_SHARED
+        size, slots = shard.part.size, min(attach.window, MAX_WINDOW)
+        try:
+            memory = open_segment(attach.segment, memory_bytes(size, slots))
+        except NotShared as error:
+            log.info("%s pushes over TCP: %s", attach.name, error)
+            return SharedSlots(reason=str(error))
+        return SharedSlots(slot_vectors(memory, size, slots))
 
     def _on_seed(self, shard: Shard, peer: bytes, seed: Seed, now: float) -> None:
         try:
@@ -285,7 +340,7 @@ class PsNode:
                 case Directory():
                     self._on_directory(message, now)
                 case Label() if self._shard is not None:
-                    self._perform(self._shard.on_label(message, now))
+                    self._perform(self._shard.on_label(message))
                 case Rejoin():
                     self._member.rejoin(now)
                 case Renewed():
@@ -324,19 +379,21 @@ class PsNode:
                     # Lost if the peer is gone or does not read; it asks again.
                     link.send(self._control, effect.message, prefix=[effect.peer])
                 case Publish():
-                    self._publish(effect.message)
+                    self._publish(effect)
                 case TellBroker():
                     link.send(self._broker, effect.message)
                 case Save():
                     self._save(effect)
 
-    def _publish(self, message: Publication | Beacon) -> None:
+    def _publish(self, effect: Publish) -> None:
+        message = effect.message
         if isinstance(message, Beacon):
             link.send(self._pub, message, prefix=[link.TOPIC_BEACONS])
         elif message.release is not None:
             link.send(self._pub, message, prefix=[link.TOPIC_RELEASES])
         else:
-            self._tracker = link.send_tracked(self._pub, link.TOPIC_NEWEST, message)
+            tracker = link.send_tracked(self._pub, link.TOPIC_NEWEST, message)
+            self._leaving.append((effect.slot, tracker))
 
     def _save(self, effect: Save) -> None:
         assert self._layout is not None and self._run_name is not None
@@ -362,6 +419,17 @@ class PsNode:
                 release=release, shard=self._options.shard, error=str(failure) if failure else ""
             )
             link.send(self._broker, saved)
+
+
+def _shared_ring(size: int, transport: str) -> SharedMemory | None:
+    """Memory for the parameters that workers of this host can read; None: they use TCP."""
+    if transport == "tcp":
+        return None
+    try:
+        return SharedMemory("parameters", memory_bytes(size, RING_SLOTS))
+    except NotShared as error:
+        log.info("workers use TCP: %s", error)
+        return None
 
 
 @contextmanager

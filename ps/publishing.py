@@ -9,6 +9,8 @@ itself be waiting for a publication: that is why this cannot deadlock.
 
 from __future__ import annotations
 
+from collections import deque
+
 #: An applied push is published at the latest after this long, drain permitting.
 LATEST_S = 0.05
 
@@ -16,24 +18,39 @@ LATEST_S = 0.05
 #: longer where earlier ones took longer (a slow link is not a stopped reader).
 DRAIN_PATIENCE_S = 0.25
 
+#: Once one was held up, the next ones are not waited for like that: they are for the readers that
+#: do read, so the shortest drain of late says how long to wait. After so long, patience is back.
+HELD_UP_S = 30.0
+
+#: How many drains are "of late".
+DRAINS_KEPT = 16
+
 #: While a publication drains, the caller looks this often whether it has.
 DRAIN_POLL_S = 0.002
 
-#: Silence on the stream never lasts longer than this, so a subscriber learns within it of anything
-#: it missed.
-BEACON_EVERY_S = 0.1
+#: A subscriber learns within this of anything it missed; the first beacon after a publication, or
+#: after somebody has subscribed.
+BEACON_AFTER_S = 0.1
+
+#: While nothing changes, each beacon comes after twice the silence of the last, up to this.
+BEACON_AT_MOST_S = 0.8
 
 
 class PublishTiming:
     """Decides when to publish and when to send a beacon; the caller tells it what happened."""
 
     def __init__(self) -> None:
+        self.readers = True
+        """False: nobody would receive a publication, so none is due."""
         self._unpublished_since: float | None = None
         self._applied = 0
         self._asked = False
         self._draining_since: float | None = None
         self._longest_drain_s = 0.0
+        self._drains_s: deque[float] = deque(maxlen=DRAINS_KEPT)
+        self._held_up_until = 0.0
         self._last_sent = 0.0
+        self._silence_s = BEACON_AFTER_S
 
     @property
     def unpublished(self) -> bool:
@@ -41,6 +58,7 @@ class PublishTiming:
 
     def on_apply(self, now: float) -> None:
         self._applied += 1
+        self._silence_s = BEACON_AFTER_S
         if self._unpublished_since is None:
             self._unpublished_since = now
 
@@ -48,9 +66,13 @@ class PublishTiming:
         """A stale worker needs fresh parameters: publish as soon as there is something to."""
         self._asked = True
 
+    def on_subscriber(self) -> None:
+        """Somebody has begun to listen: a beacon tells what there is."""
+        self._last_sent = 0.0
+
     def due(self, now: float, attached: int, push_waiting: bool) -> bool:
         """True if a publication should leave now."""
-        if self._unpublished_since is None or self._is_draining(now):
+        if not self.readers or self._unpublished_since is None or self._is_draining(now):
             return False
         return (
             self._asked
@@ -61,29 +83,35 @@ class PublishTiming:
 
     def beacon_due(self, now: float) -> bool:
         """Beacons fill silences; while a publication drains they would only queue behind it."""
-        return now - self._last_sent >= BEACON_EVERY_S and not self._is_draining(now)
+        return now - self._last_sent >= self._silence_s and not self._is_draining(now)
 
     def on_published(self, now: float) -> None:
         self._unpublished_since = None
         self._applied = 0
         self._asked = False
+        if self._draining_since is not None:
+            self._held_up_until = now + HELD_UP_S  # the last one was waited for in vain
         self._draining_since = now
         self._last_sent = now
+        self._silence_s = BEACON_AFTER_S
 
     def on_beacon(self, now: float) -> None:
         self._last_sent = now
+        self._silence_s = min(2 * self._silence_s, BEACON_AT_MOST_S)
 
     def on_drained(self, now: float) -> None:
         """The newest publication has left for every reader that still reads."""
         if self._draining_since is not None:
             # The longest of late, forgotten slowly: one slow drain must not set the pace for ever.
-            self._longest_drain_s = max(0.9 * self._longest_drain_s, now - self._draining_since)
+            drain_s = now - self._draining_since
+            self._longest_drain_s = max(0.9 * self._longest_drain_s, drain_s)
+            self._drains_s.append(drain_s)
             self._draining_since = None
 
     def next_deadline(self, now: float) -> float:
         """Nothing here becomes due before this time unless something else happens first."""
-        due = self._last_sent + BEACON_EVERY_S
-        if self._unpublished_since is not None:
+        due = self._last_sent + self._silence_s
+        if self.readers and self._unpublished_since is not None:
             due = min(due, self._unpublished_since + LATEST_S)
         if self._is_draining(now):
             # Nothing leaves before that has drained, and only looking tells: often if a
@@ -94,5 +122,9 @@ class PublishTiming:
     def _is_draining(self, now: float) -> bool:
         if self._draining_since is None:
             return False
-        patience_s = max(DRAIN_PATIENCE_S, 4 * self._longest_drain_s)
-        return now - self._draining_since < patience_s
+        return now - self._draining_since < self._patience_s(now)
+
+    def _patience_s(self, now: float) -> float:
+        if now < self._held_up_until and self._drains_s:
+            return 4 * min(self._drains_s) + DRAIN_POLL_S
+        return max(DRAIN_PATIENCE_S, 4 * self._longest_drain_s)

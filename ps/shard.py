@@ -7,22 +7,30 @@ kept.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from gradmq.errors import RemoteProtocolError
-from gradmq.layout import Layout, contiguous_runs
+from gradmq.layout import Layout, Run, contiguous_runs
 from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
-from gradmq.ps.optim import Optimizer, Vector, is_finite
+from gradmq.ps.optim import Optimizer, Vector
+from gradmq.ps.parameters import Gradient, NotFinite, Parameters
 from gradmq.ps.policy import Policy
 from gradmq.ps.publishing import PublishTiming
+from gradmq.ps.sessions import NOTHING_SHARED, Sessions, SharedSlots
 from gradmq.ps.state import Row, ShardState, copied
 from gradmq.ps.tally import Tally
-from gradmq.wire.codec import array_payload, payload_array, payload_crc
+from gradmq.ring import RingWriter, own_memory
+from gradmq.wire.codec import (
+    array_payload,
+    check_size,
+    payload_array,
+    payload_chunks,
+    payload_crc,
+)
 from gradmq.wire.messages import (
-    MAX_WINDOW,
     Attach,
     Attached,
     Beacon,
@@ -38,17 +46,11 @@ from gradmq.wire.messages import (
     Reattach,
     Refused,
     Seed,
+    Segment,
     Verdict,
     Verdicts,
     Version,
 )
-
-
-@dataclass(slots=True)
-class _Attachment:
-    peer: bytes
-    window: int
-    pending: list[Verdict] = field(default_factory=list)
 
 
 class Shard:
@@ -63,30 +65,26 @@ class Shard:
         optimizer: Optimizer,
         policy: Policy,
         push_budget_bytes: int = 1 << 30,
+        ring: RingWriter | None = None,
+        ring_segment: Segment | None = None,
     ) -> None:
+        """``ring_segment`` tells workers of this host where the ring lies; None: they use TCP."""
         self.run = run
         self.layout = layout
         self.part = layout.parts[index]
         self.incarnation = incarnation
         self.tally = Tally()
-        self._optimizer = optimizer
         self._policy = policy
-        self._push_budget_bytes = push_budget_bytes
         self._timing = PublishTiming()
-        self._parameters = np.zeros(self.part.size, np.float32)
-        self._state = optimizer.state(self.part.size)
-        self._version: int | None = None
+        ring = ring or RingWriter(own_memory(self.part.size), self.part.size)
+        self._parameters = Parameters(self.part.size, optimizer, ring)
+        self._ring_segment = ring_segment
+        self._sessions = Sessions(self.part.nbytes, push_budget_bytes)
         self._lineage: tuple[tuple[int, int], ...] = ()
-        self._rows: dict[int, Row] = {}
-        self._attached: dict[int, _Attachment] = {}
-        self._live: frozenset[int] = frozenset()
-        self._fenced_up_to = 0
-        self._spared: frozenset[int] = frozenset()
-        """Sessions up to there that are not fenced."""
-        self._ended: set[int] = set()
-        """Sessions that detached and that the directory still lists."""
         self._seeder = 0
-        self._published: Publication | None = None
+        self._published: Version | None = None
+        self._copy: Publication | None = None
+        """The present version in memory of its own, if somebody asked for it."""
         self._releases: dict[int, Publication] = {}
         self._release = 0
         self._all_runs = contiguous_runs(self.part.pieces)
@@ -96,11 +94,11 @@ class Shard:
     @property
     def ready(self) -> bool:
         """True once there are parameters."""
-        return self._version is not None
+        return self._parameters.version is not None
 
     @property
     def version(self) -> Version:
-        return (self.incarnation, self._version or 0)
+        return (self.incarnation, self._parameters.version or 0)
 
     @property
     def release(self) -> int:
@@ -109,19 +107,14 @@ class Shard:
 
     def restore(self, state: ShardState) -> None:
         """Continue from a checkpoint, as a new incarnation."""
-        self._parameters = np.array(state.parameters, np.float32)
-        fresh = self._optimizer.state(self.part.size)
-        self._state = {k: np.array(state.optimizer.get(k, v)) for k, v in fresh.items()}
-        self._version = state.version
+        self._parameters.install(state.parameters, state.optimizer, state.version)
         self._lineage = (*state.lineage, (self.incarnation, state.version))
-        self._rows = copied(state.rows)
         self._release = state.release
-        self._fenced_up_to = state.fenced_up_to
-        self._spared = state.spared
+        self._sessions.restore(state.rows, state.fenced_up_to, state.spared)
 
     def on_seed(self, peer: bytes, seed: Seed) -> list[Effect]:
         """First parameters, from the worker to whom the broker granted it; else refused."""
-        if self._version is not None:
+        if self.ready:
             return []  # a repetition: the first one counted
         granted = seed.session == self._seeder and seed.shard == self.part.index
         if not granted or seed.run != self.run or seed.layout != self.layout.hash:
@@ -129,70 +122,45 @@ class Shard:
                 Reply(peer, Refused(reason="role", text="not the seeding this shard waits for"))
             ]
         values = payload_array(seed.payload, self.part.size, seed.crc, "f32")
-        self._parameters = np.array(values)
-        self._version = 0
+        self._parameters.install(values, {}, 0)
         self._lineage = ((self.incarnation, -1),)
         return []
 
     def snapshot(self) -> ShardState:
         """A copy of the whole state."""
+        payload = self._copied().payload
         return ShardState(
-            parameters=self._parameters.copy(),
-            optimizer={name: vector.copy() for name, vector in self._state.items()},
-            version=self._version or 0,
+            parameters=np.frombuffer(payload[0], np.float32) if payload else np.empty(0, "f4"),
+            optimizer={name: vector.copy() for name, vector in self._parameters.state.items()},
+            version=self._parameters.version or 0,
             lineage=self._lineage,
-            rows=copied(self._rows),
+            rows=copied(self._sessions.rows),
             release=self._release,
-            fenced_up_to=self._fenced_up_to,
-            spared=self._spared,
+            fenced_up_to=self._sessions.fenced_up_to,
+            spared=self._sessions.spared,
         )
 
     # -- sessions ---------------------------------------------------------------------------------
 
     def on_directory(self, directory: Directory) -> None:
-        """The broker's list of live sessions; the rows of fenced ones go.
-
-        What was fenced once stays so: a broker that was restarted does not know it any more, and
-        may list such a session again, whose pushes would be decided a second time without its row.
-        """
+        """The broker's list of live sessions, and who may seed."""
         self._seeder = directory.seeder
-        self._live = frozenset(s for s in directory.sessions if not self._is_fenced(s))
-        if directory.horizon >= self._fenced_up_to:
-            self._fenced_up_to = directory.horizon
-            self._spared = self._live
-        self._ended.intersection_update(directory.sessions)
-        for session in [s for s in self._rows if self._is_fenced(s)]:
-            del self._rows[session]
-            self._attached.pop(session, None)
+        self._sessions.on_directory(directory)
 
-    def _is_fenced(self, session: int) -> bool:
-        if session in self._ended:
-            return True
-        return session <= self._fenced_up_to and session not in self._spared
-
-    def on_attach(self, peer: bytes, attach: Attach) -> list[Effect]:
+    def on_attach(
+        self, peer: bytes, attach: Attach, shared: SharedSlots = NOTHING_SHARED
+    ) -> list[Effect]:
         """Rule *Attach*: from here on the session's pushes are decided, beginning at last_seq+1."""
         refusal = self._refuse_attach(attach)
         if refusal is not None:
             return [Reply(peer, refusal)]
-        if attach.session not in self._rows and attach.session not in self._live:
-            return []  # the directory that lists it is still under way; the worker asks again
-        window = self._grant_window(attach)
-        if window == 0:
-            return [Reply(peer, self._no_memory())]
-        row = self._rows.setdefault(attach.session, Row(attach.name))
-        acknowledged = attach.oldest_unanswered - 1
-        if row.last_seq < acknowledged:
-            # Verdicts were given for pushes that this incarnation does not know: they were lost
-            # with the memory of the last one, and deciding them again is not possible.
-            row.last_seq = acknowledged
-            row.verdicts.clear()
-            newest = attach.newest_seen
-            if newest is not None and newest[0] < self.incarnation:
-                lost = newest[1] - self._restored_version
-                self.tally.lost_updates = max(self.tally.lost_updates, lost)
-        self._attached[attach.session] = _Attachment(peer, window)
-        stored = tuple(v for v in row.verdicts if v.seq >= attach.oldest_unanswered)
+        if not (self.ready and self._sessions.is_known(attach.session)):
+            # The parameters, or the directory that lists it, are still under way: it asks again.
+            return []
+        row = self._sessions.attach(peer, attach, shared.vectors)
+        if isinstance(row, Refused):
+            return [Reply(peer, row)]
+        self._settle(row, attach)
         return [
             Reply(
                 peer,
@@ -200,8 +168,10 @@ class Shard:
                     session=attach.session,
                     incarnation=self.incarnation,
                     last_seq=row.last_seq,
-                    window=window,
-                    verdicts=stored,
+                    window=self._sessions.attached[attach.session].window,
+                    verdicts=tuple(v for v in row.verdicts if v.seq >= attach.oldest_unanswered),
+                    ring=self._ring_segment if shared.vectors else None,
+                    not_shared=shared.reason,
                 ),
             )
         ]
@@ -213,38 +183,34 @@ class Shard:
             return Refused(
                 reason="layout", text=f"layout {attach.layout} here is {self.layout.hash}"
             )
-        if self._is_fenced(attach.session):
+        if self._sessions.is_fenced(attach.session):
             text = f"session {attach.session} is not live"
             return Refused(reason="fenced", text=text, session=attach.session)
         return None
 
-    @property
-    def _restored_version(self) -> int:
-        return max(0, self._lineage[-1][1]) if self._lineage else 0
+    def _settle(self, row: Row, attach: Attach) -> None:
+        """What was acknowledged and is not known here was lost with the last life's memory.
 
-    def _grant_window(self, attach: Attach) -> int:
-        """P6: the pushes of all windows together fit the budget; one worker is always served."""
-        others = [a.window for s, a in self._attached.items() if s != attach.session]
-        free = self._push_budget_bytes // max(1, self.part.nbytes) - sum(others)
-        return max(0 if others else 1, min(attach.window, free, MAX_WINDOW))
-
-    def _no_memory(self) -> Refused:
-        return Refused(
-            reason="memory",
-            text=f"push budget of {self._push_budget_bytes} bytes is used up by "
-            f"{len(self._attached)} workers; raise ps.push_budget_mb or start fewer",
-        )
+        Deciding it again is not possible: the row goes on behind it.
+        """
+        acknowledged = attach.oldest_unanswered - 1
+        if row.last_seq >= acknowledged:
+            return
+        row.last_seq = acknowledged
+        row.verdicts.clear()
+        newest = attach.newest_seen
+        if newest is not None and newest[0] < self.incarnation:
+            restored = max(0, self._lineage[-1][1]) if self._lineage else 0
+            self.tally.lost_updates = max(self.tally.lost_updates, newest[1] - restored)
 
     def on_detach(self, detach: Detach) -> None:
-        """The session is over for good: an Attach that comes late does not begin it anew."""
-        self._attached.pop(detach.session, None)
-        if self._rows.pop(detach.session, None) is not None:
-            self._ended.add(detach.session)
+        """The session is over, by its own wish."""
+        self._sessions.end(detach.session)
 
     def on_query(self, peer: bytes, query: Query, push_waiting: bool) -> list[Effect]:
         """Rule *Ask before resending*."""
-        row = self._rows.get(query.session)
-        attachment = self._attached.get(query.session)
+        row = self._sessions.rows.get(query.session)
+        attachment = self._sessions.attached.get(query.session)
         if row is None or attachment is None:
             return [Reply(peer, self._reattach(query.session))]
         attachment.peer = peer  # another one after the worker's connection broke
@@ -259,7 +225,7 @@ class Shard:
         again = tuple(v for v in row.verdicts if v.seq >= query.seq)
         if not again or again[0].seq != query.seq:
             # Not stored any more (its window shrank): attaching again ends it as unknown.
-            del self._attached[query.session]
+            del self._sessions.attached[query.session]
             return [Reply(peer, self._reattach(query.session))]
         return [
             Reply(
@@ -274,122 +240,115 @@ class Shard:
 
     def on_push(self, push: Push, now: float) -> list[Effect]:
         """Decide a push: k+1 is decided, ≤ k is answered as before, > k+1 asks to attach again."""
-        attachment = self._attached.get(push.session)
+        attachment = self._sessions.attached.get(push.session)
         if attachment is None or push.run != self.run or push.shard != self.part.index:
             return []  # nobody to tell: the worker's query will find out
         if push.incarnation != self.incarnation:
             return []  # sent before its session attached here; it was stamped anew and sent again
-        row = self._rows[push.session]
+        row = self._sessions.rows[push.session]
         if push.seq > row.last_seq + 1:
-            del self._attached[push.session]
+            del self._sessions.attached[push.session]
             return [Reply(attachment.peer, self._reattach(push.session))]
         if push.seq <= row.last_seq:
             attachment.pending.extend(v for v in row.verdicts if v.seq == push.seq)
             return []
-        verdict = self._decide(push, now)
-        row.last_seq = push.seq
-        row.verdicts.append(verdict)
-        while len(row.verdicts) > attachment.window:
-            row.verdicts.popleft()
-        attachment.pending.append(verdict)
-        self.tally.count(row.name, push, verdict, sum(map(len, push.payload)))
+        verdict, elements = self._decide(push, attachment.slots, now)
+        self._sessions.decided(push.session, verdict)
+        nbytes = sum(map(len, push.payload)) if push.slot is None else 4 * elements
+        self.tally.count(row.name, push, verdict, nbytes)
         return []
 
     def take_verdicts(self) -> list[Effect]:
         """The verdicts given since the last call, one message per worker."""
-        effects: list[Effect] = []
-        for session, attachment in self._attached.items():
-            if attachment.pending:
-                message = Verdicts(
-                    session=session,
-                    incarnation=self.incarnation,
-                    verdicts=tuple(attachment.pending),
-                )
-                effects.append(Reply(attachment.peer, message))
-                attachment.pending = []
-        return effects
+        return [
+            Reply(
+                attachment.peer,
+                Verdicts(session=session, incarnation=self.incarnation, verdicts=verdicts),
+            )
+            for session, attachment, verdicts in self._sessions.take_pending()
+        ]
 
-    def _decide(self, push: Push, now: float) -> Verdict:
+    def _decide(self, push: Push, slots: Sequence[Vector], now: float) -> tuple[Verdict, int]:
+        """The verdict, and how many elements were looked at for it."""
         wrong_base = self._wrong_base(push.base)
         if wrong_base:
             # It names a version: the worker goes on once it holds parameters that do count.
-            return Verdict(
-                seq=push.seq, outcome="rejected", reason=wrong_base, version=self.version
-            )
-        assert self._version is not None
-        staleness = self._version - push.base[1]
+            return self._rejected(push, wrong_base, self.version), 0
+        version = self._parameters.version
+        assert version is not None
+        staleness = version - push.base[1]
         try:
-            runs, gradient = self._open_push(push)
+            runs, elements = self._runs_of(push)
+            gradient = _opened(push, elements, slots)
+            if not runs:
+                verdict = Verdict(seq=push.seq, outcome="applied", staleness=staleness)
+                return verdict, 0
+            admission = self._policy.admit(staleness)
+            if not admission.apply:
+                self._timing.ask()
+                return self._rejected(push, "stale", self.version, staleness), elements
+            self._parameters.apply(gradient, runs, admission.weight)
         except RemoteProtocolError:
-            return Verdict(seq=push.seq, outcome="rejected", reason="malformed")
-        if not runs:
-            return Verdict(seq=push.seq, outcome="applied", staleness=staleness)
-        admission = self._policy.admit(staleness)
-        if not admission.apply:
-            self._timing.ask()
-            return Verdict(
-                seq=push.seq,
-                outcome="rejected",
-                reason="stale",
-                staleness=staleness,
-                version=self.version,
-            )
-        if not is_finite(gradient):
-            return Verdict(seq=push.seq, outcome="rejected", reason="nonfinite")
-        self._apply(runs, gradient, admission.weight)
-        self._version += 1
+            return self._rejected(push, "malformed"), 0
+        except NotFinite:
+            return self._rejected(push, "nonfinite"), elements
+        self._copy = None
         self._timing.on_apply(now)
-        return Verdict(
+        verdict = Verdict(
             seq=push.seq,
             outcome="applied",
             version=self.version,
             weight=admission.weight,
             staleness=staleness,
         )
+        return verdict, elements
+
+    def _rejected(
+        self, push: Push, reason: str, version: Version | None = None, staleness: int = 0
+    ) -> Verdict:
+        return Verdict(
+            seq=push.seq, outcome="rejected", reason=reason, version=version, staleness=staleness
+        )
 
     def _wrong_base(self, base: Version) -> str:
         """Rule *Lineage*: "" if the base version is part of this shard's past."""
         incarnation, version = base
-        if self._version is None or incarnation > self.incarnation:
+        if not self.ready or incarnation > self.incarnation:
             return "future"
         if incarnation == self.incarnation:
-            return "future" if version > self._version else ""
+            return "future" if version > self.version[1] else ""
         survived = all(version <= at for later, at in self._lineage if later > incarnation)
         return "" if survived else "lost_base"
 
-    def _open_push(self, push: Push) -> tuple[list[tuple[int, int, int, bool]], Vector]:
+    def _runs_of(self, push: Push) -> tuple[list[Run], int]:
+        """Where the push's elements belong, and how many there must be."""
         if push.layout != self.layout.hash:
             raise RemoteProtocolError(f"layout {push.layout}, this run has {self.layout.hash}")
-        runs = self._all_runs
-        if push.present is not None:
-            tensors = len(self.layout.tensors)
-            if len(push.present) != (tensors + 7) // 8:
-                raise RemoteProtocolError(f"{len(push.present)} bytes for {tensors} tensors")
-            runs = contiguous_runs(self.part.select(_rows_of(push.present)))
-        size = sum(run[2] for run in runs)
-        return runs, payload_array(push.payload, size, push.crc, push.codec)
-
-    def _apply(
-        self, runs: Iterable[tuple[int, int, int, bool]], gradient: Vector, weight: float
-    ) -> None:
-        for offset, start, size, is_buffer in runs:
-            parameters = self._parameters[offset : offset + size]
-            change = gradient[start : start + size]
-            if is_buffer:
-                # A buffer travels as what a step took away from it, at full weight: a running
-                # mean has its own rate, and the optimizer's has no place in it.
-                np.subtract(parameters, change, out=parameters)
-            else:
-                state = {k: v[offset : offset + size] for k, v in self._state.items()}
-                self._optimizer.apply(parameters, change, state, weight)
+        if push.present is None:
+            return self._all_runs, self.part.size
+        tensors = len(self.layout.tensors)
+        if len(push.present) != (tensors + 7) // 8:
+            raise RemoteProtocolError(f"{len(push.present)} bytes for {tensors} tensors")
+        runs = contiguous_runs(self.part.select(_rows_of(push.present)))
+        return runs, sum(run[2] for run in runs)
 
     # -- publications and releases ----------------------------------------------------------------
 
+    def on_readers(self, present: bool) -> None:
+        """Whether anybody reads the stream of newest versions."""
+        self._timing.readers = present
+
+    def on_subscriber(self) -> None:
+        """Somebody has begun to listen to the stream."""
+        self._timing.on_subscriber()
+
     def on_time(self, now: float, push_waiting: bool) -> list[Effect]:
         """Publish or send a beacon, if it is time to."""
-        if self._version is None:
+        if not self.ready:
             return []
-        if self._published is None or self._timing.due(now, len(self._attached), push_waiting):
+        unpublished = self._published is None and self._timing.readers
+        attached = len(self._sessions.attached)
+        if unpublished or self._timing.due(now, attached, push_waiting):
             return [self._publish(now)]
         if self._timing.beacon_due(now):
             self._timing.on_beacon(now)
@@ -398,95 +357,124 @@ class Shard:
 
     def next_deadline(self, now: float) -> float:
         """``on_time`` has nothing to do before this time unless something else happens first."""
-        return float("inf") if self._version is None else self._timing.next_deadline(now)
+        return self._timing.next_deadline(now) if self.ready else float("inf")
 
     def on_drained(self, now: float) -> None:
+        """The newest publication has left for every reader that still reads."""
         self._timing.on_drained(now)
 
+    def on_slot_free(self, slot: int) -> None:
+        """The publication that was sent from this slot is with no reader's connection any more."""
+        self._parameters.lent.discard(slot)
+
     def _publish(self, now: float) -> Publish:
-        payload = array_payload(self._parameters.copy())
-        self._published = Publication(
+        """The present version, from where it lies; a copy while an older one is still leaving."""
+        self._timing.on_published(now)
+        self._published = self.version
+        if self._parameters.lent:
+            return Publish(self._copied())
+        slot = self._parameters.slot
+        self._parameters.lent.add(slot)
+        return Publish(self._publication(self._parameters.values), slot)
+
+    def _in_ring(self) -> Publication:
+        return Publication(
+            run=self.run,
+            shard=self.part.index,
+            version=self.version,
+            layout=self.layout.hash,
+            in_ring=True,
+        )
+
+    def _copied(self) -> Publication:
+        """The present version in memory that nobody writes to."""
+        if self._copy is None:
+            self._copy = self._publication(self._parameters.values.copy())
+        return self._copy
+
+    def _publication(self, values: Vector, release: int | None = None) -> Publication:
+        payload = array_payload(values)
+        return Publication(
             run=self.run,
             shard=self.part.index,
             version=self.version,
             layout=self.layout.hash,
             crc=payload_crc(payload),
+            release=release,
             payload=payload,
         )
-        self._timing.on_published(now)
-        return Publish(self._published)
 
     def _beacon(self) -> Beacon:
-        assert self._published is not None
         return Beacon(
             run=self.run,
             shard=self.part.index,
             version=self.version,
-            published=self._published.version,
+            published=self._published or (self.incarnation, 0),
             release=self._release,
-            last_seqs={session: self._rows[session].last_seq for session in self._attached},
+            last_seqs={s: self._sessions.rows[s].last_seq for s in self._sessions.attached},
         )
 
-    def on_fetch(self, peer: bytes, fetch: Fetch, now: float) -> list[Effect]:
-        """Rule *Fetch*: the one repair. Newest parameters are published to all on the way."""
+    def on_fetch(self, peer: bytes, fetch: Fetch) -> list[Effect]:
+        """Rule *Fetch*: the one repair."""
         if fetch.run != self.run or fetch.layout != self.layout.hash:
             return [
                 Reply(peer, Refused(reason="layout", text=f"run {self.run} has another layout"))
             ]
-        if self._version is None:
+        if not self.ready:
             return []  # the fetcher asks again; the broker says that parameters are awaited
-        if fetch.release is not None:
-            kept = self._releases.get(fetch.release)
-            if kept is None:
-                text = f"release {fetch.release} is not kept any more"
-                return [Reply(peer, Refused(reason="release", text=text))]
-            return [Reply(peer, kept)]
-        effects: list[Effect] = []
-        if self._published is None or self._published.version != self.version:
-            effects.append(self._publish(now))
-        assert self._published is not None
-        return [*effects, Reply(peer, self._published)]
+        if fetch.release is None:
+            asker = self._sessions.attached.get(fetch.session or 0)
+            if asker is not None and asker.slots:
+                return [Reply(peer, self._in_ring())]
+            return [Reply(peer, self._copied())]
+        kept = self._releases.get(fetch.release)
+        if kept is None:
+            text = f"release {fetch.release} is not kept any more"
+            return [Reply(peer, Refused(reason="release", text=text))]
+        return [Reply(peer, kept)]
 
-    def on_label(self, label: Label, now: float) -> list[Effect]:
+    def on_label(self, label: Label) -> list[Effect]:
         """Rule *Release*: publish the present version under this number, changed or not."""
-        if self._version is None or label.release <= self._release:
+        if not self.ready or label.release <= self._release:
             return []
-        effects: list[Effect] = []
-        if self._published is None or self._published.version != self.version:
-            effects.append(self._publish(now))
-        assert self._published is not None
         self._release = label.release
-        part = Publication(
-            run=self.run,
-            shard=self.part.index,
-            version=self.version,
-            layout=self.layout.hash,
-            crc=self._published.crc,
-            release=label.release,
-            payload=self._published.payload,
-        )
-        # r's bytes stay until r+1 has closed; one more may be under way.
-        self._releases = dict(sorted({**self._releases, label.release: part}.items())[-3:])
+        part = replace(self._copied(), release=label.release)
+        self._releases = {n: p for n, p in self._releases.items() if n == label.closed}
+        self._releases[label.release] = part
         labelled = Labelled(
             release=label.release, shard=self.part.index, version=self.version, crc=part.crc
         )
-        effects += [Publish(part), TellBroker(labelled)]
+        effects: list[Effect] = [Publish(part), TellBroker(labelled)]
         if label.save:
             effects.append(Save(label.release, self.snapshot()))
         return effects
 
     def report(self) -> dict[str, object]:
         """For the broker's status."""
+        attached = self._sessions.attached
         return {
             "ready": self.ready,
             "incarnation": self.incarnation,
-            "version": self._version or 0,
+            "version": self.version[1],
             "release": self._release,
             "parameter_bytes": self.part.nbytes,
-            "attached": len(self._attached),
+            "attached": len(attached),
+            "shared": sum(bool(attachment.slots) for attachment in attached.values()),
             "waiting_for": "" if self.ready else "initial parameters",
             **self.tally.report(),
         }
+
+
+def _opened(push: Push, elements: int, slots: Sequence[Vector]) -> Gradient:
+    """The payload where it lies: behind the header, or in the session's segment."""
+    if push.slot is None:
+        check_size(push.payload, elements, push.codec)
+        if elements == 0 and push.crc != 0:
+            raise RemoteProtocolError("the payload does not match its crc32c: it was lost")
+        return Gradient(payload_chunks(push.payload), push.crc)
+    if push.slot >= len(slots) or push.payload or push.codec != "f32":
+        raise RemoteProtocolError(f"slot {push.slot} where {len(slots)} are open")
+    return Gradient((slots[push.slot][:elements],), None)
 
 
 def _rows_of(present: bytes) -> frozenset[int]:

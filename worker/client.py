@@ -18,8 +18,10 @@ from gradmq.binding import ArrayBinding, Gradients
 from gradmq.errors import BrokerAway, Closed, DrainTimeout, JobError, ShardAway
 from gradmq.layout import Layout
 from gradmq.models import bound
+from gradmq.replica import Source
+from gradmq.wire.codec import array_payload
 from gradmq.wire.messages import Version
-from gradmq.worker.node import WorkerThread, base_versions
+from gradmq.worker.node import WorkerThread
 from gradmq.worker.session import Answered
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ log = logging.getLogger(__name__)
 
 #: ``close`` waits this long for verdicts, and as long again for the thread.
 CLOSE_S = 5.0
+
+#: So often a version is copied out of a ring that overtakes the reader; then it is fetched.
+RING_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +112,9 @@ class Worker:
         self._untaken: list[Answered] = []
         self._last_loss: float | None = None
         self._skipped_nonfinite = 0
+        self._slot = 0
+        """Of the last push, or of ``gradient_views``: where the next one goes if it can."""
+        self._torn_reads = 0
         self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=8)
         self._samples = 0
 
@@ -135,10 +143,10 @@ class Worker:
         try:
             self._wait(lambda: self._io.replica is not None and self._io.replica.complete,
                        self._timeout_s, "join")  # fmt: skip
+            self._install()
         except BaseException:
             self.close(timeout=0.0)
             raise
-        self._install()
         return self
 
     def close(self, timeout: float = CLOSE_S) -> None:
@@ -172,13 +180,12 @@ class Worker:
         binding = self._require_torch()
         gradients = Gradients(self._layout, binding.gradients())
         started = time.monotonic()
-        loss = self._last_loss_of(loss)
-        if not gradients.finite:
-            self._skipped_nonfinite += 1
-            binding.clear_gradients()
-            return self._stepped(None, started, "")
-        _, seq = self._push(gradients, loss, samples, timeout)
+        pushed = self._push(gradients, self._last_loss_of(loss), samples, timeout)
         binding.clear_gradients()
+        if pushed is None:
+            self._skipped_nonfinite += 1
+            return self._stepped(None, started, "")
+        _, seq = pushed
         waited_for = self._wait(self._may_compute, timeout, "step")
         return self._stepped(seq, started, waited_for)
 
@@ -205,11 +212,35 @@ class Worker:
         """
         self._require_open()
         cut = Gradients(self._layout, self._binding.named(gradients))
-        if not cut.finite:
+        pushed = self._push(cut, self._last_loss_of(loss), samples, timeout)
+        if pushed is None:
             raise JobError("the gradient holds NaN or infinity; it was not pushed")
-        session, seq = self._push(cut, self._last_loss_of(loss), samples, timeout)
+        session, seq = pushed
         handle = self._handles[session, seq] = PushHandle(self, session, seq)
         return handle
+
+    def gradient_views(self, timeout: float = 60.0) -> dict[str, npt.NDArray[np.float32]]:
+        """The memory that the next push is sent from, by tensor name: for those that write there.
+
+        A gradient that ``push`` or ``step`` finds in its view already is not copied; with torch,
+        let ``torch.from_numpy(view)`` be a parameter's ``.grad``. What the views hold is undefined,
+        and they are good for one push: ask again after it. Tensors that lie in two shards have
+        none.
+        Waits up to ``timeout`` seconds for room in the window, then raises ShardAway.
+        """
+        self._wait(self._may_compute, timeout, "push")
+        with self._io.lock:
+            session, slots = self._io.session, self._io.slots
+            assert session is not None and slots is not None
+            self._slot = session.free_slot(self._slot)
+        out = {}
+        for part, vector in zip(self._layout.parts, slots.of(self._slot), strict=True):
+            for piece in part.pieces:
+                tensor = self._layout.tensors[piece.tensor]
+                if piece.size == tensor.size:
+                    view = vector[piece.offset : piece.offset + piece.size]
+                    out[tensor.name] = view.reshape(tensor.shape)
+        return out
 
     def pull(self, timeout: float = 5.0) -> tuple[Version, ...]:
         """Install the newest parameters that every shard has now; returns their versions.
@@ -321,27 +352,47 @@ class Worker:
 
     def _push(
         self, gradients: Gradients, loss: float | None, samples: int, timeout_s: float
-    ) -> tuple[int, int]:
-        self._wait(self._may_compute, timeout_s, "push")
-        with self._io.lock:
-            session = self._io.session
-            assert session is not None
-            seq = session.push(
-                self._base,
-                gradients.payloads,
-                gradients.crcs,
-                gradients.present,
-                time.monotonic(),
-                loss,
-                samples,
-            )
-        self._samples += samples
-        self._io.wake()
-        return session.session, seq
+    ) -> tuple[int, int] | None:
+        """Write the gradient into a free slot and push it from there: (session, seq).
+
+        None if it is not finite: then nothing was pushed.
+        """
+        while True:
+            self._wait(self._may_compute, timeout_s, "push")
+            if not self._base:
+                raise ShardAway("the newest parameters could not be read whole; catch_up() first")
+            with self._io.lock:
+                session, slots = self._io.session, self._io.slots
+                assert session is not None and slots is not None
+                slot = self._slot = session.free_slot(self._slot)
+                shared = [session.is_shared(part.index) for part in self._layout.parts]
+            # Only this thread pushes, so until it does the slot is its own.
+            vectors = slots.of(slot)
+            crcs = gradients.pack(vectors, [not s for s in shared])
+            if crcs is None:
+                return None
+            sizes = zip(vectors, gradients.sizes, strict=True)
+            payloads = [array_payload(vector[:size]) for vector, size in sizes]
+            with self._io.lock:
+                if self._io.session is not session:
+                    continue  # fenced meanwhile; the next session has slots of its own
+                seq = session.push(
+                    self._base,
+                    payloads,
+                    [None if s else crc for s, crc in zip(shared, crcs, strict=True)],
+                    gradients.present,
+                    time.monotonic(),
+                    loss,
+                    samples,
+                    slot,
+                )
+            self._samples += samples
+            self._io.wake()
+            return session.session, seq
 
     def _may_compute(self) -> bool:
         session = self._io.session
-        return session is not None and session.in_flight < session.max_in_flight
+        return session is not None and session.has_room
 
     def _is_drained(self) -> bool:
         return self._io.session is None or not self._io.session.unanswered
@@ -391,15 +442,51 @@ class Worker:
         return answers
 
     def _install(self) -> None:
-        """Write the replica's publications into the model, if they are newer than its own."""
+        """Write the newest parameters into the model, if they are newer than its own.
+
+        They may be overwritten while they are copied out of a ring: what was torn is copied again,
+        and after a few times fetched. Until it is whole, nothing is pushed.
+        """
+        sources = self._sources()
+        versions = [source.version for source in sources]
+        if tuple(versions) == self._base:
+            return
+        self._base = ()
+        torn = frozenset(range(len(sources)))
+        for attempt in range(RING_TRIES + 1):
+            self._binding.install(
+                self._layout, [s.chunks if i in torn else () for i, s in enumerate(sources)]
+            )
+            for shard in torn:
+                versions[shard] = sources[shard].version
+            torn = frozenset(shard for shard in torn if not sources[shard].is_intact())
+            if not torn:
+                break
+            self._torn_reads += 1
+            if attempt == RING_TRIES - 1:
+                self._fetch(torn)
+            sources = self._sources()
+        else:
+            raise ShardAway(f"parameters of shards {sorted(torn)} came damaged, fetched ones too")
+        self._base = tuple(versions)
         with self._io.lock:
-            replica = self._io.replica
-            assert replica is not None
-            versions = base_versions(replica)
-            publications = [p for p in replica.publications if p is not None]
-        if versions != self._base:
-            self._binding.install(self._layout, publications)
-            self._base = versions
+            self._io.on_installed()
+
+    def _sources(self) -> list[Source]:
+        with self._io.lock:
+            assert self._io.replica is not None
+            return self._io.replica.sources()
+
+    def _fetch(self, shards: frozenset[int]) -> None:
+        """Have these shards send what could not be read; raises ShardAway."""
+        replica = self._io.replica
+        assert replica is not None
+        with self._io.lock:
+            for shard in shards:
+                replica.on_torn(shard)
+            self._io.fetch_asked = True
+        self._io.wake()
+        self._wait(replica.is_whole, self._timeout_s, "fetch")
 
     def _report(self) -> dict[str, Any]:
         """For the broker's status; called by the network thread, with the lock held."""
@@ -412,6 +499,8 @@ class Worker:
             "samples_per_s": (self._samples - samples) / max(now - since, 1e-3),
             "loss": self._last_loss,
             "skipped_nonfinite": self._skipped_nonfinite,
+            "transport": self._io.transport,
+            "torn_reads": self._torn_reads,
             "waiting_for": self._io.waiting_for(),
         }
 

@@ -10,11 +10,16 @@ from typing import Any
 
 from gradmq import link
 from gradmq.binding import Gradients
-from gradmq.errors import JobError
+from gradmq.errors import JobError, JoinRefused
 from gradmq.layout import Layout, Tensor
 from gradmq.member_thread import MemberThread
 from gradmq.replica import Replica
+from gradmq.ring import SLOTS as RING_SLOTS
+from gradmq.ring import RingReader, memory_bytes
+from gradmq.shared_memory import NotShared, fence, open_segment
+from gradmq.wire.codec import array_payload, check_size, payload_crc
 from gradmq.wire.messages import (
+    MAX_WINDOW,
     Attached,
     Beacon,
     Detach,
@@ -28,12 +33,13 @@ from gradmq.wire.messages import (
     Refused,
     Renewed,
     Seed,
+    Segment,
     ShardEntry,
     Verdicts,
-    Version,
     Welcome,
 )
 from gradmq.worker.session import Answered, Session
+from gradmq.worker.slots import GradientSlots
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +59,14 @@ class WorkerThread(MemberThread):
         initial: Callable[[Layout], Gradients],
         report: Callable[[], Mapping[str, Any]],
     ) -> None:
-        topics = (link.TOPIC_NEWEST, link.TOPIC_BEACONS)
-        super().__init__(broker, topics, with_gradients=True, report=report)
+        super().__init__(broker, (link.TOPIC_BEACONS,), with_gradients=True, report=report)
         self.session: Session | None = None
         self.replica: Replica | None = None
+        self.slots: GradientSlots | None = None
+        """The present session's."""
         self.answered: list[Answered] = []
         self.fetch_asked = False
-        """Set by the caller: have every shard send what is newest."""
+        """Set by the caller: have what is newest of every shard."""
         self.pulling = False
         """True while the caller waits for that."""
         self.worker_name = name
@@ -81,6 +88,8 @@ class WorkerThread(MemberThread):
             missing = [i for i, v in enumerate(self.replica.versions) if v is None]
             return f"shards {missing}: first parameters"
         now = time.monotonic()
+        if self.session.fenced:
+            return self.member.waiting_for(now) or "broker: a new session"
         waiting = self.session.waiting_for(now)
         if not waiting and self.pulling and self.replica.fetching:
             waiting = f"shard {self.replica.fetching[0]}: its newest parameters"
@@ -105,6 +114,7 @@ class WorkerThread(MemberThread):
         if self.layout is None:
             self.layout = Layout(self._tensors, welcome.shards)
             self.replica = Replica(welcome.run, self.layout)
+            self._transport = str(welcome.settings.get("transport", "auto"))
         if self.session is None or self.session.session != welcome.session:
             self._begin_session(welcome, now)
         elif self.session.fenced and not self._has_given_up:
@@ -121,8 +131,15 @@ class WorkerThread(MemberThread):
             log.warning("session %d was fenced; joined anew", self.session.session)
             self.session.fence("the session was fenced: its lease ran out")
             self.answered += self.session.take_answered()
+        count = min(self._max_in_flight, MAX_WINDOW)
+        self.slots = GradientSlots(self.layout, count, self._transport)
         self.session = Session(
-            welcome.run, self.layout, welcome.session, welcome.name, self._max_in_flight
+            welcome.run,
+            self.layout,
+            welcome.session,
+            welcome.name,
+            self._max_in_flight,
+            self.slots.segments,
         )
         for shard, version in enumerate(self.replica.versions):
             if version is not None:
@@ -148,13 +165,63 @@ class WorkerThread(MemberThread):
             self._on_replica(publication.shard, now)
         if beacon is not None:
             self.session.on_beacon(beacon, now)
-            self.ask(self.replica.on_beacon(beacon, now))
+            self.replica.look(beacon.shard)
+            self._on_replica(beacon.shard, now)
+            if self.links.by_shard[beacon.shard].takes_newest:
+                self.ask(self.replica.on_beacon(beacon, now))
+
+    def checked(self, publication: Publication, size: int) -> Publication:
+        """Only its size: its parts are summed while they are copied, into the model."""
+        if publication.in_ring:
+            return publication
+        check_size(publication.payload, size, publication.codec)
+        return publication
+
+    def _on_attached(self, shard: int, attached: Attached, now: float) -> None:
+        """This incarnation decides our pushes: now it is known how its parameters can be had."""
+        assert self.replica is not None
+        why = attached.not_shared
+        if attached.ring is not None:
+            try:
+                self.replica.open_ring(
+                    shard, attached.incarnation, self._ring(shard, attached.ring)
+                )
+            except NotShared as error:
+                why = str(error)
+            else:
+                self._on_replica(shard, now)
+        is_open = attached.ring is not None and not why
+        if not is_open and self._transport == "shm":
+            raise JoinRefused(f"network.transport is shm, but shard {shard}: {why}")
+        if why:
+            log.info("shard %d is reached over TCP: %s", shard, why)
+        self.links.by_shard[shard].take_newest(not is_open)
+
+    def _ring(self, shard: int, segment: Segment) -> RingReader:
+        assert self.layout is not None
+        size = self.layout.parts[shard].size
+        return RingReader(open_segment(segment, memory_bytes(size, RING_SLOTS)), size, fence)
+
+    @property
+    def transport(self) -> str:
+        """How gradients and parameters travel now: shm, tcp, or both where shards differ."""
+        if self.session is None or self.replica is None or not self.replica.complete:
+            return ""
+        shared = [self.session.is_shared(i) for i in range(len(self.replica.versions))]
+        return "shm" if all(shared) else "shm+tcp" if any(shared) else "tcp"
+
+    def on_installed(self) -> None:
+        """What was copied out of a ring may be newer than what was known here."""
+        assert self.replica is not None
+        self.replica.on_installed()
+        for shard in range(len(self.replica.versions)):
+            self._on_replica(shard, time.monotonic())
 
     def _on_replica(self, shard: int, now: float) -> None:
         assert self.replica is not None and self.session is not None
         version = self.replica.versions[shard]
-        assert version is not None
-        self.session.on_replica(shard, version, now)
+        if version is not None:
+            self.session.on_replica(shard, version, now)
 
     def on_control(self, shard: int, message: Message) -> None:
         session, replica = self.session, self.replica
@@ -164,8 +231,11 @@ class WorkerThread(MemberThread):
         match message:
             case Verdicts():
                 session.on_verdicts(shard, message, now)
+                replica.look(shard)
+                self._on_replica(shard, now)
             case Attached():
-                session.on_attached(shard, message, now)
+                if session.on_attached(shard, message, now):
+                    self._on_attached(shard, message, now)
             case Reattach():
                 session.on_reattach(shard, message, now)
             case NotSeen():
@@ -176,6 +246,7 @@ class WorkerThread(MemberThread):
             case Refused():
                 log.warning("shard %d refused: %s", shard, message.text)
                 session.on_refused(shard, message, now)
+                self.links.by_shard[shard].take_newest(not replica.has_ring(shard))
                 if session.fenced:
                     self.member.rejoin(now)
             case _:
@@ -190,7 +261,10 @@ class WorkerThread(MemberThread):
         if self.fetch_asked:
             self.fetch_asked = False
             for shard in self.links.by_shard:
-                self.ask(self.replica.fetch(shard, now))
+                in_ring = self.session.is_shared(shard) and self.replica.has_ring(shard)
+                torn = self.replica.is_torn(shard)
+                session = self.session.session if in_ring and not torn else None
+                self.ask(self.replica.fetch(shard, now, session=session))
         for ask in self.replica.on_time(now):
             self.ask(ask)
         if self.directory is not None and self.directory.seeder == self.session.session:
@@ -203,16 +277,17 @@ class WorkerThread(MemberThread):
         assert self.layout is not None and self.welcome is not None
         if now < self._seed_at.get(entry.index, 0.0):
             return
-        initial = self._initial(self.layout)
-        if not initial.finite:
+        vectors, finite = self._initial(self.layout).packed()
+        if not finite:
             raise JobError("the model's initial parameters hold NaN or infinity; nothing can start")
+        payload = array_payload(vectors[entry.index])
         seed = Seed(
             run=self.welcome.run,
             layout=self.layout.hash,
             shard=entry.index,
             session=self.welcome.session,
-            crc=initial.crcs[entry.index],
-            payload=initial.payloads[entry.index],
+            crc=payload_crc(payload),
+            payload=payload,
         )
         if link.send(self.links.by_shard[entry.index].control, seed):
             self._seed_at[entry.index] = now + SEED_AGAIN_S
@@ -244,8 +319,5 @@ class WorkerThread(MemberThread):
         if self.session is not None:
             for shard in self.links.by_shard:
                 self.tell_shard(shard, Detach(session=self.session.session))
-
-
-def base_versions(replica: Replica) -> tuple[Version, ...]:
-    """The versions that an install of this replica would bring; it must be complete."""
-    return tuple(version for version in replica.versions if version is not None)
+            self.session.fence("the worker has left")
+        self.slots = self.replica = None  # and with them all shared memory

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 from gradmq.layout import Layout
+from gradmq.wire.codec import payload_crc
 from gradmq.wire.messages import (
     Attach,
     Attached,
@@ -23,6 +24,7 @@ from gradmq.wire.messages import (
     Query,
     Reattach,
     Refused,
+    Segment,
     Verdict,
     Verdicts,
     Version,
@@ -72,14 +74,39 @@ class Answered:
 
 
 @dataclass(slots=True)
+class _Pushed:
+    """A push under way, as it is sent now, and what is needed to send it otherwise."""
+
+    push: Push
+    payload: Payload
+    slot: int | None
+
+    def restamp(self, incarnation: int, shared: bool) -> None:
+        """For another life of the shard, or another way to it."""
+        in_slot = shared and self.slot is not None
+        self.push = replace(
+            self.push,
+            incarnation=incarnation,
+            slot=self.slot if in_slot else None,
+            payload=() if in_slot else self.payload,
+            crc=0 if in_slot else self._crc(),
+        )
+
+    def _crc(self) -> int:
+        return self.push.crc if self.push.slot is None else payload_crc(self.payload)
+
+
+@dataclass(slots=True)
 class _Side:
     """This session as one shard sees it."""
 
     incarnation: int = 0
     reachable: bool = False
     attached: bool = False
+    shared: bool = False
+    """The shard reads payloads in the session's segment."""
     window: int = 1
-    unanswered: dict[int, Push] = field(default_factory=dict)
+    unanswered: dict[int, _Pushed] = field(default_factory=dict)
     landing: dict[int, Version] = field(default_factory=dict)
     """Answered pushes whose version the replica does not hold yet."""
     outbox: deque[int] = field(default_factory=deque)
@@ -101,8 +128,15 @@ class Session:
     """The pushes of one session, from ``push`` to the last verdict."""
 
     def __init__(
-        self, run: str, layout: Layout, session: int, name: str, max_in_flight: int
+        self,
+        run: str,
+        layout: Layout,
+        session: int,
+        name: str,
+        max_in_flight: int,
+        segments: Sequence[Segment | None] = (),
     ) -> None:
+        """``segments``: where this session's payloads lie, by shard, if others can open that."""
         self.session = session
         self.name = name
         self.fenced = False
@@ -110,7 +144,10 @@ class Session:
         self._layout = layout
         self._max_in_flight = max_in_flight
         self._next_seq = 1
+        self._segments = segments or [None] * layout.shards
         self._sides = [_Side() for _ in layout.parts]
+        self._slots: dict[int, int] = {}
+        """The slot of each push that some shard has not answered."""
         self._verdicts: dict[int, list[Verdict | None]] = {}
         self._answered: list[Answered] = []
 
@@ -132,9 +169,30 @@ class Session:
         return max(len(under_way), self._next_seq - oldest if oldest else 0)
 
     @property
+    def has_room(self) -> bool:
+        """True if another push may be made; never again once the session is over."""
+        return not self.fenced and self.in_flight < self.max_in_flight
+
+    @property
     def max_in_flight(self) -> int:
         """What the worker asked for, less where a shard granted less; 1 before all have granted."""
         return min(self._max_in_flight, *(side.window for side in self._sides))
+
+    def free_slot(self, wanted: int = 0) -> int:
+        """A slot that holds no payload under way, ``wanted`` if it can be; there is one if the
+        window has room.
+
+        A shard that has answered a push reads its payload no more, and a repetition neither. The
+        slots of a fenced session are not used again: some shard may not know yet that it is over.
+        """
+        taken = set(self._slots.values())
+        if wanted not in taken:
+            return wanted
+        return next(slot for slot in range(self._max_in_flight) if slot not in taken)
+
+    def is_shared(self, shard: int) -> bool:
+        """True while this shard reads payloads, and is read from, where they lie."""
+        return self._sides[shard].shared
 
     @property
     def unanswered(self) -> tuple[int, ...]:
@@ -144,18 +202,28 @@ class Session:
         self,
         base: Sequence[Version],
         payloads: Sequence[Payload],
-        crcs: Sequence[int],
+        crcs: Sequence[int | None],
         present: bytes | None,
         now: float,
         loss: float | None = None,
         samples: int = 0,
+        slot: int | None = None,
     ) -> int:
-        """Take one gradient, a payload per shard; returns its seq. The payloads stay unchanged."""
+        """Take one gradient, a payload per shard, in this slot of the segments; returns its seq.
+
+        The payloads stay unchanged until all have answered. A shard that shares them needs no crc.
+        """
         seq = self._next_seq
         self._next_seq += 1
         self._verdicts[seq] = [None] * len(self._sides)
+        if slot is not None:
+            self._slots[seq] = slot
         for shard, (side, payload) in enumerate(zip(self._sides, payloads, strict=True)):
-            side.unanswered[seq] = Push(
+            in_slot = side.shared and slot is not None
+            crc = crcs[shard]
+            if crc is None:
+                crc = 0 if in_slot else payload_crc(payload)
+            push = Push(
                 run=self._run,
                 shard=shard,
                 incarnation=side.incarnation,
@@ -164,11 +232,13 @@ class Session:
                 base=base[shard],
                 layout=self._layout.hash,
                 present=present,
-                crc=crcs[shard],
+                crc=crc,
                 loss=loss,
                 samples=samples,
-                payload=payload,
+                slot=slot if in_slot else None,
+                payload=() if in_slot else payload,
             )
+            side.unanswered[seq] = _Pushed(push, payload, slot)
             side.outbox.append(seq)
             if len(side.unanswered) == 1:
                 side.query_at = now + side.query_after_s
@@ -179,7 +249,7 @@ class Session:
         side = self._sides[shard]
         if not (side.attached and side.outbox):
             return None
-        return side.unanswered[side.outbox[0]]
+        return side.unanswered[side.outbox[0]].push
 
     def on_sent(self, shard: int, now: float) -> None:
         """The socket took ``next_push``."""
@@ -215,7 +285,7 @@ class Session:
             self._detach(side, now)
 
     def _detach(self, side: _Side, now: float) -> None:
-        side.attached = False
+        side.attached = side.shared = False
         side.outbox.clear()
         side.attach_at = now
         side.attach_again_s = ATTACH_AGAIN_S[0]
@@ -228,19 +298,23 @@ class Session:
             if side.attached or side.attach_at > now:
                 self._detach(side, now)
 
-    def on_attached(self, shard: int, message: Attached, now: float) -> None:
-        """Send again, in order and with the new stamp, what this incarnation has not decided."""
+    def on_attached(self, shard: int, message: Attached, now: float) -> bool:
+        """Send again, in order and with the new stamp, what this incarnation has not decided.
+
+        False if this is old news.
+        """
         side = self._sides[shard]
         if message.session != self.session or message.incarnation < side.incarnation:
-            return
+            return False
         side.heard_at = now
         if side.attached and message.incarnation == side.incarnation:
-            return  # the answer to an Attach that was repeated
+            return False  # the answer to an Attach that was repeated
         side.incarnation = message.incarnation
         side.attached = True
         side.attached_life = message.incarnation
         if side.newest_seen is not None:
             _learn(side, side.newest_seen)
+        side.shared = message.ring is not None
         side.window = message.window
         side.refusal = ""
         for verdict in message.verdicts:
@@ -248,12 +322,11 @@ class Session:
         for seq in [seq for seq in side.unanswered if seq <= message.last_seq]:
             lost = Verdict(seq=seq, outcome="unknown", reason="its verdict was lost with a restart")
             self._answer(shard, lost, now)
-        side.unanswered = {
-            seq: replace(push, incarnation=side.incarnation)
-            for seq, push in side.unanswered.items()
-        }
+        for pushed in side.unanswered.values():
+            pushed.restamp(side.incarnation, side.shared)
         side.outbox = deque(side.unanswered)
         side.query_at = now + side.query_after_s
+        return True
 
     def on_refused(self, shard: int, message: Refused, now: float) -> None:
         """Fenced ends the session; anything else is kept as the reason of the wait."""
@@ -311,6 +384,8 @@ class Session:
         verdicts[shard] = verdict
         if all(v is not None for v in verdicts):
             del self._verdicts[verdict.seq]
+            if not self.fenced:
+                self._slots.pop(verdict.seq, None)
             every = tuple(v for v in verdicts if v is not None)
             self._answered.append(Answered(self.session, verdict.seq, every))
 
@@ -335,7 +410,7 @@ class Session:
                 if side.reachable and now >= side.attach_at:
                     side.attach_at = now + side.attach_again_s
                     side.attach_again_s = min(2 * side.attach_again_s, ATTACH_AGAIN_S[1])
-                    effects.append(ToShard(shard, self._attach(side)))
+                    effects.append(ToShard(shard, self._attach(shard)))
             elif side.unanswered and not side.outbox and now >= side.query_at:
                 side.query_at = now + side.query_after_s
                 oldest = next(iter(side.unanswered))
@@ -353,7 +428,8 @@ class Session:
         ]
         return min(times, default=float("inf"))
 
-    def _attach(self, side: _Side) -> Attach:
+    def _attach(self, shard: int) -> Attach:
+        side = self._sides[shard]
         return Attach(
             run=self._run,
             layout=self._layout.hash,
@@ -362,6 +438,7 @@ class Session:
             oldest_unanswered=next(iter(side.unanswered), self._next_seq),
             newest_seen=side.known,
             window=self._max_in_flight,
+            segment=self._segments[shard],
         )
 
     def waiting_for(self, now: float) -> str:

@@ -6,34 +6,65 @@ in the thread of the program that owns the model, and only there.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
+import crc32c
 import numpy as np
 import numpy.typing as npt
 
 from gradmq.errors import LayoutMismatch
 from gradmq.layout import Layout, Piece, Tensor
-from gradmq.wire.codec import array_payload, payload_crc
-from gradmq.wire.messages import Payload, Publication
 
 Vector = npt.NDArray[np.float32]
 
+Chunks = Iterable[Vector]
+"""The values of one shard, in as many pieces as they came."""
+
+
+#: Copied and checked at once: in the cache for the second, and long enough for fast copying.
+BLOCK = 1 << 18
+
+#: Of so few elements numpy's functions do not give up the interpreter's lock.
+FEW = 500
+
 
 class Gradients:
-    """One gradient, cut into a payload per shard; nothing writes to the payloads any more."""
+    """One gradient, cut along the shards of a layout."""
 
     def __init__(self, layout: Layout, flat: Mapping[int, Vector]) -> None:
         """``flat`` maps rows of the table to the flat float32 gradients of the tensors present."""
-        rows = frozenset(flat)
-        everything = len(rows) == len(layout.tensors)
-        self.present = None if everything else _bitmap(rows, len(layout.tensors))
-        self.payloads: list[Payload] = []
-        self.finite = all(_is_finite(vector) for vector in flat.values())
-        if self.finite:
-            for part in layout.parts:
-                self.payloads.append(array_payload(_gather(list(part.select(rows)), flat)))
-        self.crcs = [payload_crc(payload) for payload in self.payloads]
+        self._flat = flat
+        self._pieces: list[Sequence[Piece]] = [part.pieces for part in layout.parts]
+        self.present: bytes | None = None
+        self.sizes = tuple([part.size for part in layout.parts])
+        """Elements per shard."""
+        if len(flat) < len(layout.tensors):
+            rows = frozenset(flat)
+            self.present = _bitmap(rows, len(layout.tensors))
+            self._pieces = [tuple(part.select(rows)) for part in layout.parts]
+            self.sizes = tuple([sum(piece.size for piece in pieces) for pieces in self._pieces])
+
+    def pack(self, slots: Sequence[Vector], summed: Sequence[bool] = ()) -> list[int] | None:
+        """Write each shard's pieces, back to back, into its slot; None if some are not finite.
+
+        Returns their crc32c, of those shards that are to be ``summed``, else 0. What already lies
+        in its place in a slot is not copied.
+        """
+        crcs = []
+        with np.errstate(over="ignore"):  # finite elements may have squares that are not
+            for shard, (pieces, slot) in enumerate(zip(self._pieces, slots, strict=True)):
+                crc = _pack(pieces, self._flat, slot, bool(summed) and summed[shard])
+                if crc is None:
+                    return None
+                crcs.append(crc)
+        return crcs
+
+    def packed(self) -> tuple[list[Vector], bool]:
+        """The same in new memory, and whether all of it is finite."""
+        slots = [np.empty(size, np.float32) for size in self.sizes]
+        return slots, self.pack(slots) is not None
 
 
 class Binding(Protocol):
@@ -48,8 +79,8 @@ class Binding(Protocol):
         """The values of all tensors by row, flat and as float32."""
         ...
 
-    def install(self, layout: Layout, publications: Sequence[Publication]) -> None:
-        """Write one publication per shard into the model."""
+    def install(self, layout: Layout, shards: Sequence[Chunks]) -> None:
+        """Write the values of each shard into the model; of one without chunks, nothing."""
         ...
 
     def named(self, values: Mapping[str, Any]) -> dict[int, Vector]:
@@ -62,6 +93,8 @@ class ArrayBinding:
 
     def __init__(self, arrays: Mapping[str, Any]) -> None:
         self.arrays: dict[str, npt.NDArray[Any]] = dict(arrays)
+        self._flat: list[Any] = []
+        """Each array as one sequence in logical order, to be written to."""
         for name, array in arrays.items():
             if not isinstance(array, np.ndarray):
                 raise LayoutMismatch(
@@ -73,21 +106,20 @@ class ArrayBinding:
                 )
             if not array.flags.writeable:
                 raise LayoutMismatch(f"array {name!r} is read-only; give a writable copy")
+            self._flat.append(array.reshape(-1) if array.flags.c_contiguous else array.flat)
         self.tensors = tuple(
             Tensor(name, str(array.dtype), array.shape) for name, array in self.arrays.items()
         )
 
     def read(self) -> dict[int, Vector]:
         arrays = self.arrays.values()
-        return {row: np.ravel(array).astype(np.float32) for row, array in enumerate(arrays)}
+        return {row: np.ravel(array.astype(np.float32)) for row, array in enumerate(arrays)}
 
-    def install(self, layout: Layout, publications: Sequence[Publication]) -> None:
-        arrays = list(self.arrays.values())
+    def install(self, layout: Layout, shards: Sequence[Chunks]) -> None:
+        def write(row: int, start: int, values: Vector) -> None:
+            self._flat[row][start : start + values.size] = values
 
-        def write(row: int, vector: Vector) -> None:
-            arrays[row][...] = vector.reshape(arrays[row].shape)
-
-        scatter(layout, publications, write)
+        scatter(layout, shards, write)
 
     def named(self, values: Mapping[str, Any]) -> dict[int, Vector]:
         return vectors_by_row(self.tensors, values)
@@ -98,60 +130,114 @@ def vectors_by_row(tensors: Sequence[Tensor], values: Mapping[str, Any]) -> dict
     rows = {tensor.name: row for row, tensor in enumerate(tensors)}
     out = {}
     for name, value in values.items():
-        if name not in rows:
+        row = rows.get(name)
+        if row is None:
             raise LayoutMismatch(f"no tensor is called {name!r}; there are {', '.join(rows):.300}")
         array = np.asarray(value)
-        expected = tensors[rows[name]].shape
+        expected = tensors[row].shape
         if array.shape != expected:
             raise LayoutMismatch(
                 f"the gradient of {name!r} has shape {list(array.shape)}, "
                 f"the tensor {list(expected)}"
             )
-        if array.dtype.kind not in "fiu":
-            raise LayoutMismatch(f"the gradient of {name!r} is {array.dtype}; use float32")
-        with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
-            out[rows[name]] = np.ravel(array).astype(np.float32)
+        if array.dtype != np.float32:
+            array = _as_float32(name, array)
+        out[row] = array.reshape(-1)
     return out
+
+
+def _as_float32(name: str, array: npt.NDArray[Any]) -> Vector:
+    if array.dtype.kind not in "fiu":
+        raise LayoutMismatch(f"the gradient of {name!r} is {array.dtype}; use float32")
+    with np.errstate(over="ignore"):  # becomes infinite, and is refused as that
+        return array.astype(np.float32)
 
 
 def scatter(
-    layout: Layout, publications: Sequence[Publication], write: Callable[[int, Vector], None]
+    layout: Layout, shards: Sequence[Chunks], write: Callable[[int, int, Vector], None]
 ) -> None:
-    """Call ``write(row, flat values)`` for every tensor, from one publication per shard.
+    """Call ``write(row, start, values)`` for every stretch of a tensor that lies in one chunk.
 
-    The values of a tensor that lies in one shard are a view of the publication: not to be kept.
+    The chunks of a shard are its values back to back. ``values`` is a view: not to be kept.
     """
-    split: dict[int, Vector] = {}
-    left: dict[int, int] = {}
-    for part, publication in zip(layout.parts, publications, strict=True):
-        values = vector_of(publication)
-        for piece in part.pieces:
-            size = layout.tensors[piece.tensor].size
-            values_here = values[piece.offset : piece.offset + piece.size]
-            if piece.size == size:
-                write(piece.tensor, values_here)
-                continue
-            whole = split.setdefault(piece.tensor, np.empty(size, np.float32))
-            whole[piece.start : piece.start + piece.size] = values_here
-            left[piece.tensor] = left.get(piece.tensor, size) - piece.size
-            if left[piece.tensor] == 0:
-                write(piece.tensor, split.pop(piece.tensor))
+    for part, chunks in zip(layout.parts, shards, strict=True):
+        pieces = iter(part.pieces)
+        piece, used = next(pieces, None), 0
+        for chunk in chunks:
+            at = 0
+            while at < chunk.size:
+                assert piece is not None, "more values than the shard has elements"
+                take = min(piece.size - used, chunk.size - at)
+                write(piece.tensor, piece.start + used, chunk[at : at + take])
+                at, used = at + take, used + take
+                if used == piece.size:
+                    piece, used = next(pieces, None), 0
 
 
-def vector_of(publication: Publication) -> Vector:
-    """The values of a publication that went through ``joined``; nobody writes to them."""
-    if not publication.payload:
-        return np.empty(0, np.float32)
-    return np.frombuffer(publication.payload[0], np.float32)
+def whole_tensors(layout: Layout, shards: Sequence[Chunks]) -> dict[int, Vector]:
+    """The flat values of every tensor by row; views where a tensor lies in one chunk."""
+    out: dict[int, Vector] = {}
 
+    def write(row: int, start: int, values: Vector) -> None:
+        size = layout.tensors[row].size
+        if values.size == size:
+            out[row] = values
+        else:
+            out.setdefault(row, np.empty(size, np.float32))[start : start + values.size] = values
 
-def _gather(pieces: Sequence[Piece], flat: Mapping[int, Vector]) -> Vector:
-    out = np.empty(sum(piece.size for piece in pieces), np.float32)
-    at = 0
-    for piece in pieces:
-        out[at : at + piece.size] = flat[piece.tensor][piece.start : piece.start + piece.size]
-        at += piece.size
+    scatter(layout, shards, write)
     return out
+
+
+def _pack(
+    pieces: Sequence[Piece], flat: Mapping[int, Vector], slot: Vector, summed: bool
+) -> int | None:
+    """Copy, and look at each block of the slot once it is full: it is in the cache then."""
+    if sum([piece.size for piece in pieces]) <= FEW:
+        return _pack_few(pieces, flat, slot, summed)
+    at, seen, crc = 0, 0, 0
+    for last, piece in enumerate(pieces, 1 - len(pieces)):
+        values = flat[piece.tensor][piece.start : piece.start + piece.size]
+        lies_there = _address(values) == _address(slot[at:])
+        for start in range(0, piece.size, BLOCK):
+            block = values[start : start + BLOCK]
+            if not lies_there:
+                slot[at : at + block.size] = block
+            at += block.size
+            if at - seen >= BLOCK or (last == 0 and start + BLOCK >= piece.size):
+                full, seen = slot[seen:at], at
+                if not _is_finite(full):
+                    return None
+                if summed:
+                    crc = crc32c.crc32c(full.data, crc)
+    return crc
+
+
+def _pack_few(
+    pieces: Sequence[Piece], flat: Mapping[int, Vector], slot: Vector, summed: bool
+) -> int | None:
+    """The same in one call: of so little, the calls are what costs."""
+    if not pieces:
+        return 0
+    cut = [flat[p.tensor][p.start : p.start + p.size] for p in pieces]
+    full = slot[: sum([p.size for p in pieces])]
+    np.concatenate(cut, out=full)
+    if not _is_finite(full):
+        return None
+    return crc32c.crc32c(full.data) if summed else 0
+
+
+def _address(vector: Vector) -> int:
+    address: int = vector.__array_interface__["data"][0]
+    return address
+
+
+def _is_finite(block: Vector) -> bool:
+    # A dot product is the fastest pass over memory; of few elements, one that keeps the
+    # interpreter's lock is: giving it up invites the network's thread to take it.
+    if block.size > FEW and math.isfinite(np.dot(block, block)):
+        return True
+    return bool(np.isfinite(block).all())
 
 
 def _bitmap(rows: frozenset[int], count: int) -> bytes:
@@ -159,8 +245,3 @@ def _bitmap(rows: frozenset[int], count: int) -> bytes:
     for row in rows:
         bits[row // 8] |= 1 << row % 8
     return bytes(bits)
-
-
-def _is_finite(vector: Vector) -> bool:
-    with np.errstate(over="ignore"):  # finite elements may have squares that are not
-        return bool(np.isfinite(np.dot(vector, vector))) or bool(np.isfinite(vector).all())

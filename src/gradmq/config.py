@@ -111,6 +111,11 @@ class NetworkSettings(_Section):
         description="the broker's port; 0: any free one; unset: 5550, or any with `gradmq run`",
     )  # fmt: skip
     insecure: bool = Field(False, description="listen beyond this host although nothing is checked")
+    transport: Literal["auto", "shm", "tcp"] = Field(
+        "auto",
+        description="of gradients and parameters: shm (shared memory, or refuse to join), tcp, or "
+        "auto: shared memory where worker and shard are on one host",
+    )
 
 
 class InferSettings(_Section):
@@ -141,6 +146,7 @@ class Settings(BaseModel):
         return {
             "optimizer": self.optimizer.model_dump(),
             "staleness": staleness,
+            "transport": self.network.transport,
         }
 
     def to_toml(self) -> str:

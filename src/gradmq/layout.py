@@ -181,12 +181,16 @@ def _difference(one: Layout, two: Layout) -> str:
     return f"it {which} {next(iter(missing))}"
 
 
-def contiguous_runs(pieces: Iterable[Piece]) -> list[tuple[int, int, int, bool]]:
-    """Merge neighbouring pieces: (offset in the shard, offset in the push, size, is_buffer).
+Run = tuple[int, int, int, bool]
+"""(offset in the shard, offset in the push, size, is_buffer)."""
+
+
+def contiguous_runs(pieces: Iterable[Piece]) -> list[Run]:
+    """Merge neighbouring pieces.
 
     A push carries the present pieces back to back, so a run is contiguous in both.
     """
-    runs: list[tuple[int, int, int, bool]] = []
+    runs: list[Run] = []
     packed = 0
     for piece in pieces:
         if runs:

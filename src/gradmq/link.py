@@ -103,7 +103,10 @@ def publisher(context: zmq.Context[Socket], publication_bytes: int) -> Socket:
 
     A reader that falls behind loses publications, silently; a beacon tells it, and it fetches.
     """
-    socket = _common(context.socket(zmq.PUB))
+    # An XPUB hears of subscriptions: what nobody reads need not be copied and summed, and who has
+    # just subscribed is told what there is.
+    socket = _common(context.socket(zmq.XPUB))
+    socket.setsockopt(zmq.XPUB_VERBOSE, 1)
     deep = PUBLICATION_QUEUE_BYTES // max(1, publication_bytes)
     socket.setsockopt(zmq.SNDHWM, max(4, min(1000, deep)))
     return socket
@@ -189,19 +192,37 @@ def send_tracked(socket: Socket, topic: bytes, message: Publication) -> zmq.Mess
     return tracker
 
 
+def receive_subscription(publisher: Socket) -> tuple[bytes, bool] | None:
+    """A topic that got a subscriber (True) or lost its last one, or None if none did."""
+    while True:
+        try:
+            change = publisher.recv(zmq.DONTWAIT)
+        except zmq.Again:
+            return None
+        if change[:1] in (b"\x00", b"\x01"):  # an XSUB may send anything else besides
+            return change[1:], change[:1] == b"\x01"
+
+
 def receive(socket: Socket, *, prefixes: int = 0) -> tuple[list[bytes], Message] | None:
     """The next message and what precedes its header, or None if there is none.
 
     Raises RemoteProtocolError with ``.prefix`` set, so that the peer can be told.
     """
     try:
-        frames = socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        prefix = [socket.recv(zmq.DONTWAIT)]
     except zmq.Again:
         return None
-    prefix = [frame.bytes for frame in frames[:prefixes]]
-    parts: list[Buffer] = [frame.buffer for frame in frames[prefixes:]]
+    # What is small comes as bytes, parts as they lie in the library's memory.
+    while len(prefix) <= prefixes and socket.getsockopt(zmq.RCVMORE):
+        prefix.append(socket.recv(zmq.DONTWAIT))
+    frames: list[Buffer] = [prefix.pop()] if len(prefix) > prefixes else []
+    more = bool(frames) and socket.getsockopt(zmq.RCVMORE)
+    while more:
+        frame = socket.recv(zmq.DONTWAIT, copy=False)
+        frames.append(frame.buffer)
+        more = frame.more
     try:
-        return prefix, decode(parts)
+        return prefix, decode(frames)
     except RemoteProtocolError as error:
         raise BadMessage(error, prefix) from None
 
@@ -242,6 +263,14 @@ class ShardLink:
     stream: Socket
     control: Socket
     gradients: Socket | None
+    takes_newest: bool = False
+    """True while subscribed to newest versions; without, they are read in shared memory."""
+
+    def take_newest(self, wanted: bool) -> None:
+        if wanted != self.takes_newest:
+            self.takes_newest = wanted
+            option = zmq.SUBSCRIBE if wanted else zmq.UNSUBSCRIBE
+            self.stream.setsockopt(option, TOPIC_NEWEST)
 
     def close(self) -> None:
         self.stream.close()

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import zmq
@@ -42,6 +42,7 @@ from gradmq.wire.messages import (
     Publication,
     Refused,
     Rejoin,
+    Renew,
     Renewed,
     Welcome,
 )
@@ -49,7 +50,7 @@ from gradmq.wire.messages import (
 log = logging.getLogger(__name__)
 
 #: The loop looks at its clocks at least this often.
-LONGEST_SLEEP_S = 0.2
+LONGEST_SLEEP_S = 0.5
 
 #: A thread whose owner was dropped, or whose program ends, is waited for no longer than this.
 DROPPED_S = 1.0
@@ -83,6 +84,8 @@ class MemberThread(threading.Thread):
         self._unsent_asks: dict[int, AskShard] = {}
         """By shard: its connection is not up yet, or takes nothing now."""
         self._stopping = False
+        self._awake = False
+        """Somebody has woken the loop, and it has not looked yet."""
 
     # -- what a subclass adds; called in this thread with ``lock`` held ----------------------------
 
@@ -145,8 +148,10 @@ class MemberThread(threading.Thread):
 
     def wake(self) -> None:
         """There is something to send."""
-        with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
-            self._wake_write.send(b"w")
+        if not self._awake:
+            self._awake = True
+            with contextlib.suppress(BlockingIOError):  # full: it will wake anyway
+                self._wake_write.send(b"w")
 
     def tell_broker(self, message: Message) -> None:
         """Send this to the broker, soon; needs ``lock``."""
@@ -206,38 +211,66 @@ class MemberThread(threading.Thread):
             link.ShardLinks(context, self._topics, self._with_gradients) as links,
         ):
             self.broker, self.links = broker, links
+            self._poller = zmq.Poller()
+            self._poller.register(self._wake_read, zmq.POLLIN)
+            self._poller.register(self.broker, zmq.POLLIN)
+            self._polled: dict[link.Socket, int] = {}
             while not self._stopping:
-                self._poll()
-                with self.lock:
-                    self._receive_from_broker()
-                    for shard in list(links.by_shard):
-                        self._receive_stream(shard)
-                        self._receive_control(shard)
-                    self._on_time(time.monotonic())
+                ready = self._poll()
                 self.send_pushes()
+                with self.lock:
+                    self._receive(ready)
+                    self._on_time(time.monotonic())
             with self.lock:
+                last_words = self._reported()
                 self.on_leave()
+            if last_words:  # what the status shows of a member that has left
+                link.send(broker, Renew(report=last_words))
             for shard_link in links.by_shard.values():
                 shard_link.control.setsockopt(zmq.LINGER, FAREWELL_MS)
             link.send(broker, Goodbye())
             broker.setsockopt(zmq.LINGER, FAREWELL_MS)
 
-    def _poll(self) -> None:
-        poller = zmq.Poller()
-        poller.register(self._wake_read, zmq.POLLIN)
-        poller.register(self.broker, zmq.POLLIN)
+    def _receive(self, ready: Collection[object]) -> None:
+        """Hear what the ready sockets have."""
+        for shard, shard_link in list(self.links.by_shard.items()):
+            if shard_link.stream in ready:
+                self._receive_stream(shard)
+            if shard_link.control in ready:
+                self._receive_control(shard)
+        if self.broker in ready:
+            self._receive_from_broker()
+
+    def _poll(self) -> Collection[object]:
+        """Wait until a socket is ready, somebody wakes the loop, or a deadline is near."""
         with self.lock:
-            for shard, shard_link in self.links.by_shard.items():
-                poller.register(shard_link.stream, zmq.POLLIN)
-                events = zmq.POLLIN | (zmq.POLLOUT if shard in self._unsent_asks else 0)
-                poller.register(shard_link.control, events)
-                if shard_link.gradients is not None and self.wants_to_push(shard):
-                    poller.register(shard_link.gradients, zmq.POLLOUT)
+            self._register({s: e for s, e in self._wanted_events() if e})
             wake_at = min(self.member.next_deadline(), self.wake_at())
         sleep_s = max(0.0, min(wake_at - time.monotonic(), LONGEST_SLEEP_S))
-        poller.poll(int(1000 * sleep_s) + 1)
-        with contextlib.suppress(BlockingIOError):
-            self._wake_read.recv(4096)
+        ready = dict(self._poller.poll(int(1000 * sleep_s) + 1))
+        if ready:
+            # Read before the flag falls: whoever wakes the loop after that is heard again.
+            with contextlib.suppress(BlockingIOError):
+                self._wake_read.recv(4096)
+        self._awake = False
+        return ready
+
+    def _wanted_events(self) -> Iterator[tuple[link.Socket, int]]:
+        for shard, shard_link in self.links.by_shard.items():
+            yield shard_link.stream, zmq.POLLIN
+            yield shard_link.control, zmq.POLLIN | (zmq.POLLOUT * (shard in self._unsent_asks))
+            if shard_link.gradients is not None:
+                yield shard_link.gradients, zmq.POLLOUT * self.wants_to_push(shard)
+
+    def _register(self, wanted: dict[link.Socket, int]) -> None:
+        """Tell the poller what has changed since the last pass: mostly nothing."""
+        if wanted == self._polled:
+            return
+        for socket in self._polled.keys() - wanted.keys():
+            self._poller.unregister(socket)
+        for socket, events in wanted.items():
+            self._poller.register(socket, events)
+        self._polled = wanted
 
     def _receive_from_broker(self) -> None:
         while (message := link.receive_good(self.broker, from_broker=True)) is not None:
@@ -280,7 +313,7 @@ class MemberThread(threading.Thread):
             elif isinstance(message, Publication):
                 # Of several of one topic only the last is worth checking and copying.
                 publications[message.release] = message
-        checked = [p for p in map(self._checked, publications.values()) if p is not None]
+        checked = [p for p in map(self._valid, publications.values()) if p is not None]
         if checked or beacon is not None:
             self.on_stream(checked, beacon)
             self.lock.notify_all()
@@ -290,7 +323,7 @@ class MemberThread(threading.Thread):
         while (message := link.receive_good(control)) is not None:
             checked: Message | None = message
             if isinstance(message, Publication):
-                checked = self._checked(message) if self._is_ours(message, shard) else None
+                checked = self._valid(message) if self._is_ours(message, shard) else None
             if checked is not None:
                 self.on_control(shard, checked)
                 self.lock.notify_all()
@@ -304,10 +337,14 @@ class MemberThread(threading.Thread):
             and message.shard == shard
         )
 
-    def _checked(self, publication: Publication) -> Publication | None:
+    def checked(self, publication: Publication, size: int) -> Publication:
+        """The same with its payload checked; raises RemoteProtocolError."""
+        return joined(publication, size)
+
+    def _valid(self, publication: Publication) -> Publication | None:
         assert self.layout is not None
         try:
-            return joined(publication, self.layout.parts[publication.shard].size)
+            return self.checked(publication, self.layout.parts[publication.shard].size)
         except RemoteProtocolError as error:
             log.warning("ignored a publication of shard %d: %s", publication.shard, error)
             return None

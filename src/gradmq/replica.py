@@ -2,7 +2,8 @@
 
 Two pure classes. ``Replica`` keeps the newest version of every shard, each for itself (a worker
 computes on it). ``Releases`` assembles whole-model releases (a follower serves them). Both are fed
-by the same stream, and both repair every loss in one way: fetch.
+by the same stream, or read what a shard of the same host has in a ring, and both repair every loss
+in one way: fetch.
 
 Why a beacon is enough to see a loss: publications and beacons of a shard travel on one PUB socket,
 in order. A beacon that names a version which did not come before it names one that was dropped, or
@@ -11,9 +12,14 @@ published before this subscriber was there; nothing needs to be waited for.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
+import crc32c
+
 from gradmq.layout import Layout
+from gradmq.ring import RingReader
+from gradmq.wire.codec import Vector, payload_chunks
 from gradmq.wire.messages import Beacon, Fetch, Manifest, Publication, Version
 
 #: A fetch without answer for this long is repeated: its answer was dropped, or the shard restarted.
@@ -28,25 +34,74 @@ class AskShard:
     message: Fetch
 
 
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One version of a shard's parameters where it lies, to be copied from there."""
+
+    version: Version
+    chunks: Iterable[Vector] = field(repr=False)
+    """Back to back they are the parameters; to be gone through once."""
+    is_intact: Callable[[], bool] = field(repr=False)
+    """Asked after that: False if it was not this version, whole and undamaged."""
+
+
 @dataclass(slots=True)
 class _Copy:
     """The state of one shard in a replica."""
 
     newest: Publication | None = None
+    version: Version | None = None
+    incarnation: int = 0
+    ring: RingReader | None = None
+    """Where that life of the shard writes its parameters. It stays when that life is over, with
+    its last version, until something newer is here."""
+    torn: Version | None = None
+    """This version could not be copied whole: the answer to a fetch, at least as new, is awaited,
+    or here as ``whole``."""
+    whole: Publication | None = None
     fetching_since: float | None = None
     fetching: Version | None = None
     """What the answer must hold at least; the stream may bring it too."""
 
-    @property
-    def version(self) -> Version | None:
-        return self.newest.version if self.newest else None
-
     def lacks(self, version: Version) -> bool:
-        return self.newest is None or self.newest.version < version
+        return self.version is None or self.version < version
+
+    def holds(self, version: Version) -> None:
+        self.version = version
+        if self.fetching is not None and version >= self.fetching:
+            self.fetching_since = self.fetching = None
+
+    def source(self) -> Source:
+        """Of a complete replica."""
+        if self.whole is not None:
+            return _in_parts(self.whole)
+        if self.newest is not None:
+            return _in_parts(self.newest)
+        ring = self.ring
+        assert ring is not None
+        view = ring.newest()
+        version = (self.incarnation, view.version)
+        return Source(version, (view.values,), lambda: ring.is_intact(view))
+
+
+def _in_parts(publication: Publication) -> Source:
+    """Each part is summed just before it is copied: it is in the cache then."""
+    crc = 0
+
+    def chunks() -> Iterator[Vector]:
+        nonlocal crc
+        for chunk in payload_chunks(publication.payload):
+            crc = crc32c.crc32c(chunk.data, crc)
+            yield chunk
+
+    return Source(publication.version, chunks(), lambda: crc == publication.crc)
 
 
 class Replica:
-    """The newest version of every shard that has arrived here; versions only grow (P3)."""
+    """The newest version of every shard that can be had here; versions only grow (P3).
+
+    A shard's parameters come as publications, or lie in a ring that can be read here.
+    """
 
     def __init__(self, run: str, layout: Layout) -> None:
         self._run = run
@@ -56,7 +111,7 @@ class Replica:
     @property
     def complete(self) -> bool:
         """True once every shard has arrived at least once."""
-        return all(copy.newest is not None for copy in self._copies)
+        return all(copy.version is not None for copy in self._copies)
 
     @property
     def versions(self) -> tuple[Version | None, ...]:
@@ -64,7 +119,7 @@ class Replica:
 
     @property
     def publications(self) -> tuple[Publication | None, ...]:
-        """The newest publication of each shard; their payloads never change."""
+        """The newest that came of each shard; None: nothing did, or a ring holds newer ones."""
         return tuple(copy.newest for copy in self._copies)
 
     @property
@@ -72,20 +127,78 @@ class Replica:
         """The shards whose answer to a fetch is awaited."""
         return tuple(i for i, copy in enumerate(self._copies) if copy.fetching_since is not None)
 
+    def sources(self) -> list[Source]:
+        """The newest parameters of every shard; the replica must be complete."""
+        return [copy.source() for copy in self._copies]
+
+    # -- rings ------------------------------------------------------------------------------------
+
+    def open_ring(self, shard: int, incarnation: int, ring: RingReader) -> None:
+        """This life of a shard writes its parameters here."""
+        copy = self._copies[shard]
+        copy.incarnation, copy.ring = incarnation, ring
+        self.look(shard)
+
+    def has_ring(self, shard: int) -> bool:
+        return self._copies[shard].ring is not None
+
+    def look(self, shard: int) -> None:
+        """Whatever is newest in a shard's ring is here, whether or not it was announced."""
+        copy = self._copies[shard]
+        if copy.ring is None:
+            return
+        version = (copy.incarnation, copy.ring.newest().version)
+        if copy.lacks(version):
+            copy.newest = None
+            copy.holds(version)
+
+    def on_torn(self, shard: int) -> None:
+        """Its newest cannot be copied: overtaken, or damaged. What a fetch brings is, instead."""
+        copy = self._copies[shard]
+        copy.torn = copy.version
+
+    def is_torn(self, shard: int) -> bool:
+        return self._copies[shard].torn is not None
+
+    def is_whole(self) -> bool:
+        """True unless something that could not be copied is still to come."""
+        return all(copy.torn is None or copy.whole is not None for copy in self._copies)
+
+    def on_installed(self) -> None:
+        """The newest versions were copied."""
+        for shard, copy in enumerate(self._copies):
+            if copy.whole is not None and copy.ring is None:
+                copy.newest = copy.whole  # what it replaces was damaged
+                copy.holds(max(copy.whole.version, copy.version or copy.whole.version))
+            copy.torn = copy.whole = None
+            self.look(shard)
+
+    # -- publications -----------------------------------------------------------------------------
+
     def on_publication(self, publication: Publication) -> bool:
         """Take a publication from the stream; True if it is newer than what was here."""
         copy = self._copies[publication.shard]
         if not copy.lacks(publication.version):
             return False
-        copy.newest = publication
-        if copy.fetching is not None and publication.version >= copy.fetching:
-            copy.fetching_since = copy.fetching = None
+        if copy.ring is not None and publication.version[0] <= copy.incarnation:
+            self.look(publication.shard)  # it was under way when the ring was opened
+            return False
+        copy.newest, copy.ring = publication, None
+        copy.holds(publication.version)
         return True
 
     def on_fetched(self, publication: Publication) -> bool:
         """Take the answer to a fetch; True if it is newer than what was here."""
         copy = self._copies[publication.shard]
+        if copy.torn is not None and publication.version < copy.torn:
+            return False  # asked for before
         copy.fetching_since = copy.fetching = None
+        if publication.in_ring:
+            self.look(publication.shard)
+            return False
+        if copy.torn is not None:
+            copy.whole = publication
+            return False
         return self.on_publication(publication)
 
     def on_beacon(self, beacon: Beacon, now: float) -> AskShard | None:
@@ -107,12 +220,24 @@ class Replica:
             if copy.fetching_since is not None and now - copy.fetching_since >= FETCH_AGAIN_S
         ]
 
-    def fetch(self, shard: int, now: float, at_least: Version | None = None) -> AskShard:
-        """Ask for the newest version of a shard, whether or not anything is missing."""
+    def fetch(
+        self,
+        shard: int,
+        now: float,
+        at_least: Version | None = None,
+        session: int | None = None,
+    ) -> AskShard:
+        """Ask for the newest version of a shard, whether or not anything is missing.
+
+        With a ``session`` that reads its ring, the answer only says that it is there.
+        """
         copy = self._copies[shard]
         copy.fetching_since = now
         copy.fetching = at_least
-        return AskShard(shard, Fetch(run=self._run, layout=self._layout.hash, at_least=at_least))
+        return AskShard(
+            shard,
+            Fetch(run=self._run, layout=self._layout.hash, at_least=at_least, session=session),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +250,11 @@ class Release:
     @property
     def versions(self) -> tuple[Version, ...]:
         return tuple(publication.version for publication in self.publications)
+
+    @property
+    def chunks(self) -> tuple[tuple[Vector, ...], ...]:
+        """The values of each shard, where they lie; nobody writes to them."""
+        return tuple(payload_chunks(publication.payload) for publication in self.publications)
 
 
 class Releases:

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from gradmq.binding import Vector, scatter, vectors_by_row
+from gradmq.binding import BLOCK, Chunks, Vector, scatter, vectors_by_row, whole_tensors
 from gradmq.errors import LayoutMismatch
 from gradmq.layout import Layout, Tensor
-from gradmq.wire.messages import Publication
 
 _DTYPES = {
     torch.float32: "float32",
@@ -93,15 +92,23 @@ class TorchBinding:
             else:
                 self._tensor_of(row).copy_(_tensor(before, self.tensors[row].shape))
 
-    def install(self, layout: Layout, publications: Sequence[Publication]) -> None:
+    def install(self, layout: Layout, shards: Sequence[Chunks]) -> None:
         with torch.no_grad():
-            scatter(layout, publications, self._write)
+            scatter(layout, shards, self._write)
+            for parameter in self.parameters:
+                # Written to behind autograd's back: a graph that needs the old values must notice.
+                torch.autograd.graph.increment_version(parameter)
+        for row in range(self._first_buffer, len(self.tensors)):
+            self._buffers_before[row] = _flat(self._tensor_of(row)).copy()
 
-    def _write(self, row: int, vector: Vector) -> None:
+    def _write(self, row: int, start: int, values: Vector) -> None:
         tensor = self._tensor_of(row)
-        tensor.copy_(_tensor(vector, tensor.shape))
-        if row >= self._first_buffer:
-            self._buffers_before[row] = _flat(tensor).copy()
+        if tensor.is_contiguous():
+            _write_flat(tensor.view(-1), start, values)
+        else:
+            flat = tensor.reshape(-1)  # a copy in logical order
+            _write_flat(flat, start, values)
+            tensor.copy_(flat.view(tensor.shape))
 
     def named(self, values: Mapping[str, Any]) -> dict[int, Vector]:
         arrays = {
@@ -110,21 +117,18 @@ class TorchBinding:
         }
         return vectors_by_row(self.tensors, arrays)
 
-    def with_values(self, layout: Layout, publications: Sequence[Publication]) -> torch.nn.Module:
+    def with_values(self, layout: Layout, shards: Sequence[Chunks]) -> torch.nn.Module:
         """A second module like this one, in eval mode, whose tensors are those of a release.
 
-        Tensors that lie in one shard share memory with the publications; nothing writes to them.
+        Tensors that lie in one chunk share its memory; nothing writes to them.
         """
         replaced: dict[int, Any] = {}
-
-        def write(row: int, vector: Vector) -> None:
+        for row, vector in whole_tensors(layout, shards).items():
             old = self._tensor_of(row)
             values = _tensor(vector, old.shape).to(old.device, old.dtype)
             is_parameter = row < self._first_buffer
             new = torch.nn.Parameter(values, requires_grad=False) if is_parameter else values
             replaced[id(old)] = new
-
-        scatter(layout, publications, write)
         # deepcopy asks this memo first: the new tensors take the place of copies, tied ones once.
         return copy.deepcopy(self.model, replaced).eval()
 
@@ -158,6 +162,15 @@ def _flat(tensor: torch.Tensor) -> Vector:
         tensor = tensor.to_dense()
     array: Vector = tensor.to("cpu", torch.float32).reshape(-1).numpy()
     return array
+
+
+def _write_flat(flat: torch.Tensor, start: int, values: Vector) -> None:
+    if flat.device.type == "cpu" and flat.dtype == torch.float32:
+        flat.detach().numpy()[start : start + values.size] = values  # twice as fast as copy_
+        return
+    for at in range(0, values.size, BLOCK):
+        block = values[at : at + BLOCK].copy()  # torch takes no memory that it may not write to
+        flat[start + at : start + at + block.size].copy_(torch.from_numpy(block))
 
 
 def _tensor(vector: Vector, shape: Sequence[int]) -> torch.Tensor:

@@ -49,7 +49,11 @@ def ones() -> Arrays:
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[gradmq.LocalCluster]:
     with gradmq.LocalCluster(
-        zeros(), shards=2, optimizer=gradmq.SGD(lr=1.0), staleness=gradmq.Unbounded()
+        zeros(),
+        shards=2,
+        optimizer=gradmq.SGD(lr=1.0),
+        staleness=gradmq.Unbounded(),
+        settings={"network.transport": "tcp"},  # so that everything goes through these ports
     ) as cluster:
         yield cluster
 

@@ -16,12 +16,19 @@ from fnmatch import fnmatchcase
 LAYERS = {
     "errors": ["gradmq.errors"],
     "layout and wire": ["gradmq.layout", "gradmq.wire", "gradmq.wire.*"],
-    "what roles share": ["gradmq.replica", "gradmq.membership", "gradmq.binding"],
+    "what roles share": [
+        "gradmq.replica",
+        "gradmq.membership",
+        "gradmq.binding",
+        "gradmq.ring",
+    ],
     "pure role files": [
         "gradmq.broker.directory",
         "gradmq.broker.releases",
         "gradmq.broker.status",
         "gradmq.ps.effects",
+        "gradmq.ps.parameters",
+        "gradmq.ps.sessions",
         "gradmq.ps.shard",
         "gradmq.ps.state",
         "gradmq.ps.optim",

@@ -10,11 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradmq.binding import ArrayBinding, Gradients, scatter, vector_of
+from gradmq.binding import BLOCK, ArrayBinding, Gradients, scatter, whole_tensors
 from gradmq.errors import LayoutMismatch
 from gradmq.layout import Layout, Tensor
-from gradmq.wire.codec import array_payload, payload_crc
-from gradmq.wire.messages import Publication
 
 Vector = npt.NDArray[np.float32]
 
@@ -37,18 +35,18 @@ def arrays(first: float = 0.0) -> dict[str, npt.NDArray[Any]]:
     return out
 
 
-def publications(layout: Layout, flat: dict[int, Vector]) -> list[Publication]:
-    """One for each shard, holding these tensors."""
+def packed(layout: Layout, flat: dict[int, Vector]) -> list[Vector]:
+    """The values of these tensors by shard."""
+    vectors, finite = Gradients(layout, flat).packed()
+    assert finite
+    return vectors
+
+
+def chunks(layout: Layout, flat: dict[int, Vector], elements: int = 3) -> list[list[Vector]]:
+    """The same in chunks of so many elements, the last ones shorter."""
     return [
-        Publication(
-            run="demo",
-            shard=i,
-            version=(1, 1),
-            layout=layout.hash,
-            crc=payload_crc(payload),
-            payload=payload,
-        )
-        for i, payload in enumerate(Gradients(layout, flat).payloads)
+        [vector[at : at + elements] for at in range(0, vector.size, elements)]
+        for vector in packed(layout, flat)
     ]
 
 
@@ -91,11 +89,14 @@ def test_an_array_that_cannot_be_written_is_refused() -> None:
 # -- reading and installing -----------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("elements", [1, 2, 3, 100])
 @pytest.mark.parametrize("shards", [1, 2, 5, 20])
-def test_values_come_back_through_any_number_of_shards(shards: int) -> None:
+def test_values_come_back_through_any_number_of_shards_and_chunks(
+    shards: int, elements: int
+) -> None:
     layout = Layout(ArrayBinding(arrays()).tensors, shards)
     source, target = ArrayBinding(arrays(first=7.0)), ArrayBinding(arrays())
-    target.install(layout, publications(layout, source.read()))
+    target.install(layout, chunks(layout, source.read(), elements))
     for name, array in source.arrays.items():
         np.testing.assert_array_equal(target.arrays[name], array)
         assert target.arrays[name].dtype == array.dtype
@@ -107,10 +108,19 @@ def test_arrays_are_written_in_place_whatever_their_memory_looks_like() -> None:
     binding = ArrayBinding({"transposed": transposed, "strided": strided})
     layout = Layout(binding.tensors, 3)
     counted = {0: np.arange(6, dtype=np.float32), 1: np.arange(6, 10, dtype=np.float32)}
-    binding.install(layout, publications(layout, counted))
+    binding.install(layout, chunks(layout, counted))
     np.testing.assert_array_equal(transposed, np.arange(6).reshape(3, 2))
     np.testing.assert_array_equal(strided, np.arange(6, 10))
     np.testing.assert_array_equal(binding.read()[0], counted[0])
+
+
+def test_a_shard_without_chunks_is_left_alone() -> None:
+    binding = ArrayBinding({"w": np.zeros(4, np.float32)})
+    layout = Layout(binding.tensors, 2)
+    binding.install(layout, [(), (np.array([3.0, 4.0], np.float32),)])
+    np.testing.assert_array_equal(binding.arrays["w"], [0, 0, 3, 4])
+    binding.install(layout, [(np.array([1.0, 2.0], np.float32),), ()])
+    np.testing.assert_array_equal(binding.arrays["w"], [1, 2, 3, 4])
 
 
 def test_what_was_read_does_not_change_with_the_arrays(binding: ArrayBinding) -> None:
@@ -119,21 +129,36 @@ def test_what_was_read_does_not_change_with_the_arrays(binding: ArrayBinding) ->
     np.testing.assert_array_equal(before[0], np.arange(6))
 
 
-@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 7))
-def test_every_tensor_is_written_once_and_whole(sizes: list[int], shards: int) -> None:
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 7), st.integers(1, 8))
+def test_every_element_is_written_once_where_it_belongs(
+    sizes: list[int], shards: int, elements: int
+) -> None:
     layout = Layout(tuple(Tensor(f"t{i}", "float32", (n,)) for i, n in enumerate(sizes)), shards)
     chance = np.random.default_rng(5)
     flat = {row: chance.random(size, np.float32) for row, size in enumerate(sizes)}
-    written: dict[int, Vector] = {}
+    written = {row: np.full(size, np.nan, np.float32) for row, size in enumerate(sizes)}
 
-    def write(row: int, vector: Vector) -> None:
-        assert row not in written
-        written[row] = vector.copy()
+    def write(row: int, start: int, values: Vector) -> None:
+        there = written[row][start : start + values.size]
+        assert there.size == values.size > 0
+        assert np.isnan(there).all()
+        there[:] = values
 
-    scatter(layout, publications(layout, flat), write)
-    assert sorted(written) == [row for row, size in enumerate(sizes) if size]
-    for row, vector in written.items():
-        np.testing.assert_array_equal(vector, flat[row])
+    cut = chunks(layout, flat, elements)
+    scatter(layout, cut, write)
+    whole = whole_tensors(layout, cut)
+    for row, vector in flat.items():
+        np.testing.assert_array_equal(written[row], vector)
+        np.testing.assert_array_equal(whole.get(row, np.empty(0)), vector)
+
+
+def test_a_tensor_in_one_chunk_is_not_copied_to_be_whole() -> None:
+    layout = Layout((Tensor("a", "float32", (2,)), Tensor("b", "float32", (4,))), 1)
+    vector = np.arange(6, dtype=np.float32)
+    whole = whole_tensors(layout, [(vector[:3], vector[3:])])
+    assert np.shares_memory(whole[0], vector)
+    assert not np.shares_memory(whole[1], vector)
+    np.testing.assert_array_equal(whole[1], [2, 3, 4, 5])
 
 
 # -- gradients, cut -------------------------------------------------------------------------------
@@ -153,45 +178,63 @@ def test_a_gradient_of_some_tensors_names_them_and_holds_only_them() -> None:
     cut = Gradients(layout, {9: np.ones(2, np.float32), 0: np.zeros(2, np.float32)})
     assert cut.present is not None
     assert (len(cut.present), bits(cut.present)) == (2, [0, 9])
-    assert [b"".join(payload) for payload in cut.payloads] == [
-        np.zeros(2, np.float32).tobytes(),
-        np.ones(2, np.float32).tobytes(),
-    ]
-    assert cut.crcs == [payload_crc(payload) for payload in cut.payloads]
+    assert cut.sizes == (2, 2)
+    vectors, finite = cut.packed()
+    assert finite
+    assert [vector.tolist() for vector in vectors] == [[0.0, 0.0], [1.0, 1.0]]
 
 
 def test_a_gradient_of_nothing_is_header_only(binding: ArrayBinding) -> None:
     cut = Gradients(Layout(binding.tensors, 2), {})
-    assert (cut.finite, bits(cut.present), cut.payloads, cut.crcs) == (True, [], [(), ()], [0, 0])
+    vectors, finite = cut.packed()
+    assert (finite, bits(cut.present), cut.sizes) == (True, [], (0, 0))
+    assert [vector.tolist() for vector in vectors] == [[], []]
 
 
+@pytest.mark.parametrize("at", [0, BLOCK - 1, BLOCK, BLOCK + 4])
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_a_gradient_that_is_not_finite_says_so_and_has_nothing_to_send(value: float) -> None:
-    layout = Layout((Tensor("w", "float32", (3,)),), 1)
-    cut = Gradients(layout, {0: np.array([1.0, value, 2.0], np.float32)})
-    assert not cut.finite
-    assert cut.payloads == []
+def test_a_gradient_that_is_not_finite_says_so(value: float, at: int) -> None:
+    layout = Layout((Tensor("w", "float32", (BLOCK + 5,)),), 2)
+    gradient = np.ones(BLOCK + 5, np.float32)
+    gradient[at] = value
+    assert not Gradients(layout, {0: gradient}).packed()[1]
 
 
 @pytest.mark.parametrize("value", [3e38, 1e-45])
 def test_the_largest_and_smallest_values_are_finite(value: float) -> None:
     layout = Layout((Tensor("w", "float32", (100,)),), 1)
-    assert Gradients(layout, {0: np.full(100, value, np.float32)}).finite
+    assert Gradients(layout, {0: np.full(100, value, np.float32)}).packed()[1]
 
 
-def test_a_payload_does_not_change_with_what_it_was_cut_from() -> None:
+def test_what_was_packed_does_not_change_with_what_it_was_cut_from() -> None:
     layout = Layout((Tensor("w", "float32", (3,)),), 1)
     gradient = np.ones(3, np.float32)
-    cut = Gradients(layout, {0: gradient})
+    (vector,) = packed(layout, {0: gradient})
     gradient[:] = 9.0
-    assert b"".join(cut.payloads[0]) == np.ones(3, np.float32).tobytes()
+    np.testing.assert_array_equal(vector, np.ones(3))
 
 
-def test_a_publication_without_elements_is_an_empty_vector() -> None:
-    empty = Publication(
-        run="demo", shard=0, version=(1, 1), layout="x", payload=array_payload(np.empty(0, "f4"))
-    )
-    assert vector_of(empty).shape == (0,)
+@pytest.mark.parametrize("shards", [1, 2, 5])
+def test_packing_writes_each_shards_elements_into_its_slot_and_nothing_behind_them(
+    shards: int,
+) -> None:
+    layout = Layout((Tensor("a", "float32", (4,)), Tensor("b", "float32", (6,))), shards)
+    slots = [np.full(part.size, -1.0, np.float32) for part in layout.parts]
+    cut = Gradients(layout, {1: np.arange(6, dtype=np.float32)})
+    assert cut.pack(slots)
+    written = [slot[:size] for slot, size in zip(slots, cut.sizes, strict=True)]
+    np.testing.assert_array_equal(np.concatenate(written), np.arange(6))
+    for slot, size in zip(slots, cut.sizes, strict=True):
+        assert (slot[size:] == -1.0).all()
+
+
+def test_what_lies_in_its_slot_already_is_looked_at_all_the_same() -> None:
+    layout = Layout((Tensor("w", "float32", (4,)),), 1)
+    slot = np.arange(4, dtype=np.float32)
+    assert Gradients(layout, {0: slot}).pack([slot])
+    np.testing.assert_array_equal(slot, np.arange(4))
+    slot[2] = np.nan
+    assert not Gradients(layout, {0: slot}).pack([slot])
 
 
 # -- gradients by name ----------------------------------------------------------------------------

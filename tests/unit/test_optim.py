@@ -12,9 +12,11 @@ import pytest
 from gradmq.binding import Gradients
 from gradmq.errors import SettingsError
 from gradmq.layout import Layout, Tensor
-from gradmq.ps.optim import BLOCK, SGD, is_finite, optimizer_from
+from gradmq.ps.optim import BLOCK, SGD, optimizer_from
+from gradmq.ps.parameters import is_finite
 from gradmq.ps.policy import Unbounded
 from gradmq.ps.shard import Shard
+from gradmq.wire.codec import array_payload, payload_crc
 from gradmq.wire.messages import Attach, Directory, Push, Seed
 
 Vector = npt.NDArray[np.float32]
@@ -40,6 +42,11 @@ def random_vectors(chance: np.random.Generator, scale: float) -> list[Vector]:
     ]
 
 
+def payload_of(vector: Vector) -> dict[str, Any]:
+    payload = array_payload(vector)
+    return {"payload": payload, "crc": payload_crc(payload)}
+
+
 class Shards:
     """All shards of a run, fed by one session that sees every version at once."""
 
@@ -49,7 +56,7 @@ class Shards:
             Shard("demo", layout, i, 1, optimizer, Unbounded()) for i in range(layout.shards)
         ]
         self._seq = 0
-        cut = Gradients(layout, initial)
+        vectors, _ = Gradients(layout, initial).packed()
         for i, shard in enumerate(self._shards):
             shard.on_directory(
                 Directory(
@@ -67,8 +74,7 @@ class Shards:
                 layout=layout.hash,
                 shard=i,
                 session=1,
-                crc=cut.crcs[i],
-                payload=cut.payloads[i],
+                **payload_of(vectors[i]),
             )
             shard.on_seed(b"peer", seed)
             attach = Attach(
@@ -85,6 +91,7 @@ class Shards:
     def step(self, gradients: Mapping[int, Vector]) -> None:
         self._seq += 1
         cut = Gradients(self._layout, gradients)
+        vectors, _ = cut.packed()
         for i, shard in enumerate(self._shards):
             push = Push(
                 run="demo",
@@ -95,8 +102,7 @@ class Shards:
                 base=shard.version,
                 layout=self._layout.hash,
                 present=cut.present,
-                crc=cut.crcs[i],
-                payload=cut.payloads[i],
+                **payload_of(vectors[i]),
             )
             shard.on_push(push, now=float(self._seq))
 
@@ -150,6 +156,14 @@ def test_sgd_is_torchs(settings: str, shards: int, some_are_absent: bool) -> Non
     assert max(differences(run.tensors, expected)) <= TOLERANCE
 
 
+def applied(
+    optimizer: SGD, old: Vector, gradient: Vector, state: dict[str, Vector], weight: float = 1.0
+) -> Vector:
+    new = np.full_like(old, np.nan)
+    optimizer.apply(old, new, gradient, state, weight)
+    return new
+
+
 def test_blocks_are_seen_nowhere_in_the_result() -> None:
     chance = np.random.default_rng(21)
     size = 2 * BLOCK + 17
@@ -158,27 +172,29 @@ def test_blocks_are_seen_nowhere_in_the_result() -> None:
     whole, state = start.copy(), optimizer.state(size)
     cut, cut_state = start.copy(), optimizer.state(size)
     for _ in range(3):
-        optimizer.apply(whole, gradient, state, 1.0)
+        whole = applied(optimizer, whole, gradient, state)
+        before, cut = cut, np.empty_like(cut)
         for a, b in ((0, 1), (1, BLOCK), (BLOCK, 2 * BLOCK + 3), (2 * BLOCK + 3, size)):
             momentum = {"momentum": cut_state["momentum"][a:b]}
-            optimizer.apply(cut[a:b], gradient[a:b], momentum, 1.0)
+            optimizer.apply(before[a:b], cut[a:b], gradient[a:b], momentum, 1.0)
     np.testing.assert_array_equal(whole, cut)
     np.testing.assert_array_equal(state["momentum"], cut_state["momentum"])
 
 
 def test_a_weight_scales_the_gradient_and_leaves_it_as_it_was() -> None:
-    parameters, gradient = np.ones(3, np.float32), np.full(3, 2.0, np.float32)
-    SGD(lr=0.5).apply(parameters, gradient, {}, 0.25)
-    np.testing.assert_array_equal(parameters, np.full(3, 0.75, np.float32))
+    old, gradient = np.ones(3, np.float32), np.full(3, 2.0, np.float32)
+    new = applied(SGD(lr=0.5), old, gradient, {}, 0.25)
+    np.testing.assert_array_equal(new, np.full(3, 0.75, np.float32))
     np.testing.assert_array_equal(gradient, np.full(3, 2.0, np.float32))
 
 
+@pytest.mark.parametrize("weight", [1.0, 0.5])
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_the_gradient_is_only_read(settings: str) -> None:
-    gradient = np.ones(5, np.float32)
-    gradient.flags.writeable = False
+def test_the_gradient_and_the_old_version_are_only_read(settings: str, weight: float) -> None:
+    old, gradient = np.ones(5, np.float32), np.ones(5, np.float32)
+    old.flags.writeable = gradient.flags.writeable = False
     optimizer = SGD(**SETTINGS[settings])
-    optimizer.apply(np.ones(5, np.float32), gradient, optimizer.state(5), 0.5)
+    assert np.isfinite(applied(optimizer, old, gradient, optimizer.state(5), weight)).all()
 
 
 def test_without_momentum_there_is_no_state() -> None:

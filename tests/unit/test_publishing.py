@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmq.ps.publishing import (
-    BEACON_EVERY_S,
+    BEACON_AFTER_S,
     DRAIN_PATIENCE_S,
     DRAIN_POLL_S,
     LATEST_S,
@@ -127,10 +127,10 @@ def test_one_slow_drain_is_forgotten() -> None:
 
 def test_silence_never_lasts_longer_than_a_beacon() -> None:
     timing = drained(at=1.0)
-    assert not timing.beacon_due(now=1.0 + 0.9 * BEACON_EVERY_S)
-    assert timing.beacon_due(now=1.0 + BEACON_EVERY_S)
-    timing.on_beacon(1.0 + BEACON_EVERY_S)
-    assert not timing.beacon_due(now=1.0 + 1.9 * BEACON_EVERY_S)
+    assert not timing.beacon_due(now=1.0 + 0.9 * BEACON_AFTER_S)
+    assert timing.beacon_due(now=1.0 + BEACON_AFTER_S)
+    timing.on_beacon(1.0 + BEACON_AFTER_S)
+    assert not timing.beacon_due(now=1.0 + 1.9 * BEACON_AFTER_S)
 
 
 # -- the next deadline ----------------------------------------------------------------------------
@@ -138,7 +138,7 @@ def test_silence_never_lasts_longer_than_a_beacon() -> None:
 
 def test_the_deadline_is_that_of_the_beacon_or_of_the_oldest_apply() -> None:
     timing = drained(at=1.0)
-    assert timing.next_deadline(now=1.0) == 1.0 + BEACON_EVERY_S
+    assert timing.next_deadline(now=1.0) == 1.0 + BEACON_AFTER_S
     timing.on_apply(1.01)
     assert timing.next_deadline(now=1.01) == 1.01 + LATEST_S
 
@@ -146,7 +146,7 @@ def test_the_deadline_is_that_of_the_beacon_or_of_the_oldest_apply() -> None:
 def test_while_a_publication_drains_the_caller_looks_again_but_never_spins() -> None:
     timing = PublishTiming()
     timing.on_published(1.0)
-    assert timing.next_deadline(now=1.0) == 1.0 + BEACON_EVERY_S
+    assert timing.next_deadline(now=1.0) == 1.0 + BEACON_AFTER_S
     assert timing.next_deadline(now=1.2) == 1.2 + DRAIN_POLL_S
     timing.on_apply(1.21)
     assert timing.next_deadline(now=1.21) == 1.21 + DRAIN_POLL_S

@@ -39,8 +39,8 @@ def releases() -> Releases:
     return Releases(SHARDS, EVERY_S, SAVE_EVERY_S)
 
 
-def begin(release: int, save: bool = False) -> Begin:
-    return Begin(Label(release=release, save=save))
+def begin(release: int, save: bool = False, closed: int = 0) -> Begin:
+    return Begin(Label(release=release, save=save, closed=closed))
 
 
 def answer(release: int, error: str = "", peer: bytes = b"me") -> AnswerRelease:
@@ -88,7 +88,31 @@ def test_the_next_release_waits_for_its_time_and_for_a_change(releases: Releases
     close(releases, 1)
     assert releases.on_time(now=0.5, versions=V1) == []
     assert releases.on_time(now=1.0, versions=V0) == []
-    assert releases.on_time(now=1.5, versions=V1) == [begin(2)]
+    assert releases.on_time(now=1.5, versions=V1) == [begin(2, closed=1)]
+
+
+def test_while_nobody_follows_nothing_is_released_unasked(releases: Releases) -> None:
+    assert releases.on_time(now=0.0, versions=V0, followed=False) == []
+    assert releases.on_time(now=9.0, versions=V1, followed=False) == []
+    releases.on_ask(b"me", save=False)
+    assert releases.on_time(now=9.1, versions=V1, followed=False) == [begin(1)]
+    close(releases, 1, V1)
+    assert releases.on_time(now=50.0, versions=V2, followed=False) == []
+    assert releases.on_time(now=50.1, versions=V2) == [begin(2, closed=1)]
+
+
+def test_what_nobody_follows_is_saved_in_its_time_all_the_same(releases: Releases) -> None:
+    assert releases.on_time(now=0.0, versions=V0, followed=False) == []
+    assert releases.on_time(now=0.99 * SAVE_EVERY_S, versions=V1, followed=False) == []
+    assert releases.on_time(now=SAVE_EVERY_S, versions=V1, followed=False) == [begin(1, save=True)]
+
+
+def test_a_label_names_the_newest_release_that_closed(releases: Releases) -> None:
+    releases.on_time(now=0.0, versions=V0)
+    close(releases, 1)
+    assert releases.on_time(now=1.0, versions=V1) == [begin(2, closed=1)]
+    releases.on_new_life(0)  # and so the second is abandoned
+    assert releases.on_time(now=2.0, versions=V1) == [begin(3, closed=1)]
 
 
 def test_there_is_one_release_at_a_time(releases: Releases) -> None:
@@ -104,7 +128,7 @@ def test_whoever_asks_gets_a_release_at_once_and_of_the_state_from_then_on(
     releases.on_time(now=0.0, versions=V0)
     releases.on_ask(b"me", save=False)
     assert close(releases, 1) == [Close(manifest(1, V0))]
-    assert releases.on_time(now=0.1, versions=V0) == [begin(2)]
+    assert releases.on_time(now=0.1, versions=V0) == [begin(2, closed=1)]
     assert close(releases, 2) == [Close(manifest(2, V0)), answer(2)]
 
 
@@ -236,7 +260,7 @@ def test_whoever_waits_for_what_a_restarted_shard_was_writing_gets_the_next_rele
     releases.on_new_life(0)
     assert releases.on_time(now=0.1, versions=V0) == []
     releases.on_new_life(1)
-    assert releases.on_time(now=0.2, versions=V0) == [begin(2, save=True)]
+    assert releases.on_time(now=0.2, versions=V0) == [begin(2, save=True, closed=1)]
     close(releases, 2)
     save(releases, 2, 0)
     assert save(releases, 2, 1) == [answer(2)]
@@ -258,7 +282,7 @@ def test_a_save_that_another_overtakes_is_answered_by_the_newer(releases: Releas
     releases.on_time(now=0.0, versions=V0)
     close(releases, 1)
     releases.on_ask(b"second", save=True)
-    assert releases.on_time(now=0.1, versions=V1) == [begin(2, save=True)]
+    assert releases.on_time(now=0.1, versions=V1) == [begin(2, save=True, closed=1)]
     close(releases, 2, V1)
     assert save(releases, 1, 0) == []
     assert save(releases, 1, 1) == []
@@ -272,9 +296,9 @@ def test_a_save_that_another_overtakes_is_answered_by_the_newer(releases: Releas
 def test_from_time_to_time_a_release_is_saved_unasked(releases: Releases) -> None:
     releases.on_time(now=0.0, versions=V0)
     close(releases, 1)
-    assert releases.on_time(now=0.99 * SAVE_EVERY_S, versions=V1) == [begin(2)]
+    assert releases.on_time(now=0.99 * SAVE_EVERY_S, versions=V1) == [begin(2, closed=1)]
     close(releases, 2, V1)
-    assert releases.on_time(now=1.01 * SAVE_EVERY_S, versions=V2) == [begin(3, save=True)]
+    assert releases.on_time(now=1.01 * SAVE_EVERY_S, versions=V2) == [begin(3, save=True, closed=2)]
     close(releases, 3, V2)
     assert [save(releases, 3, shard) for shard in range(SHARDS)] == [[], []]
     assert releases.saved == 3
@@ -283,7 +307,7 @@ def test_from_time_to_time_a_release_is_saved_unasked(releases: Releases) -> Non
 def test_a_state_that_is_released_but_not_saved_is_saved_in_its_time(releases: Releases) -> None:
     releases.on_time(now=0.0, versions=V0)
     close(releases, 1)
-    assert releases.on_time(now=SAVE_EVERY_S, versions=V0) == [begin(2, save=True)]
+    assert releases.on_time(now=SAVE_EVERY_S, versions=V0) == [begin(2, save=True, closed=1)]
     close(releases, 2)
     for shard in range(SHARDS):
         save(releases, 2, shard)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from gradmq.layout import Layout, Tensor
 from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
 from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Bounded, Policy, Unbounded
-from gradmq.ps.publishing import BEACON_EVERY_S
+from gradmq.ps.publishing import BEACON_AFTER_S
 from gradmq.ps.shard import Shard
 from gradmq.ps.state import ShardState
 from gradmq.wire.codec import array_payload, decode, encode, payload_crc
@@ -684,7 +683,7 @@ def test_silence_is_filled_with_beacons(shard: Shard) -> None:
     shard.on_time(now=0.01, push_waiting=False)
     shard.on_drained(now=0.01)
     assert shard.on_time(now=0.05, push_waiting=False) == []
-    assert published(shard.on_time(now=0.01 + BEACON_EVERY_S, push_waiting=False)) == [
+    assert published(shard.on_time(now=0.01 + BEACON_AFTER_S, push_waiting=False)) == [
         Beacon(
             run="demo",
             shard=0,
@@ -700,50 +699,69 @@ def fetch(**changes: Any) -> Fetch:
     return Fetch(**{"run": "demo", "layout": LAYOUT.hash, **changes})
 
 
-def test_a_fetch_brings_the_newest_and_publishes_it_to_all(shard: Shard) -> None:
+def test_a_fetch_brings_the_newest_to_who_asked_and_to_nobody_else(shard: Shard) -> None:
     shard.on_time(now=0.0, push_waiting=False)
     decide(shard, push(1))
-    effects = shard.on_fetch(PEER, fetch(), now=0.01)
-    (publication,) = published(effects)
-    assert publication.version == (1, 1)
-    assert effects[1:] == [Reply(PEER, publication)]
+    effects = shard.on_fetch(PEER, fetch())
+    publication = reply(effects)
+    assert isinstance(publication, Publication)
+    assert (publication.version, publication.release) == ((1, 1), None)
+    assert vector(publication) == [value - 1 for value in INITIAL]
+    assert publication.crc == payload_crc(publication.payload)
+    assert published(effects) == []
 
 
-def test_a_fetch_of_what_is_published_publishes_nothing(shard: Shard) -> None:
+def test_what_was_fetched_does_not_change_when_the_shard_goes_on(shard: Shard) -> None:
+    publication = reply(shard.on_fetch(PEER, fetch()))
+    for seq in range(1, 9):
+        decide(shard, push(seq))
+    assert isinstance(publication, Publication)
+    assert vector(publication) == INITIAL
+
+
+def test_a_fetch_of_what_is_published_is_the_same_again(shard: Shard) -> None:
     (publication,) = published(shard.on_time(now=0.0, push_waiting=False))
-    assert shard.on_fetch(PEER, fetch(), now=0.01) == [Reply(PEER, publication)]
+    assert shard.on_fetch(PEER, fetch()) == [Reply(PEER, publication)]
 
 
 @pytest.mark.parametrize("wrong", [{"run": "other"}, {"layout": "other"}])
 def test_a_fetch_of_another_run_is_refused(shard: Shard, wrong: dict[str, Any]) -> None:
-    refused = reply(shard.on_fetch(PEER, fetch(**wrong), now=0.0))
+    refused = reply(shard.on_fetch(PEER, fetch(**wrong)))
     assert isinstance(refused, Refused)
     assert refused.reason == "layout"
 
 
 def test_a_fetch_from_a_shard_without_parameters_is_not_answered_yet() -> None:
-    assert new_shard().on_fetch(PEER, fetch(), now=0.0) == []
+    assert new_shard().on_fetch(PEER, fetch()) == []
 
 
 # -- releases -------------------------------------------------------------------------------------
 
 
-def label(shard: Shard, release: int, save: bool = False) -> list[Effect]:
-    return shard.on_label(Label(release=release, save=save), now=1.0)
+def label(shard: Shard, release: int, save: bool = False, closed: int = 0) -> list[Effect]:
+    return shard.on_label(Label(release=release, save=save, closed=closed))
 
 
-def test_a_label_publishes_the_present_version_on_both_topics_and_tells_the_broker(
+def test_a_label_publishes_the_present_version_as_a_release_and_tells_the_broker(
     shard: Shard,
 ) -> None:
     decide(shard, push(1))
     effects = label(shard, 5)
-    newest, part = published(effects)
-    assert isinstance(newest, Publication)
+    (part,) = published(effects)
     assert isinstance(part, Publication)
-    assert (newest.release, part.release) == (None, 5)
-    assert part == replace(newest, release=5)
-    assert effects[2:] == [TellBroker(Labelled(release=5, shard=0, version=(1, 1), crc=part.crc))]
+    assert (part.version, part.release) == ((1, 1), 5)
+    assert vector(part) == [value - 1 for value in INITIAL]
+    assert effects[1:] == [TellBroker(Labelled(release=5, shard=0, version=(1, 1), crc=part.crc))]
     assert shard.release == 5
+
+
+def test_a_release_does_not_change_when_the_shard_goes_on(shard: Shard) -> None:
+    (part,) = published(label(shard, 5))
+    for seq in range(1, 9):
+        decide(shard, push(seq))
+    assert isinstance(part, Publication)
+    assert vector(part) == INITIAL
+    assert reply(shard.on_fetch(PEER, fetch(release=5))) == part
 
 
 def test_an_unchanged_version_is_labelled_too(shard: Shard) -> None:
@@ -764,23 +782,31 @@ def test_a_shard_without_parameters_labels_nothing() -> None:
 
 
 def test_beacons_name_the_newest_release(shard: Shard) -> None:
-    label(shard, 5)
+    shard.on_time(now=0.0, push_waiting=False)
     shard.on_drained(now=1.0)
+    label(shard, 5)
     (beacon,) = published(shard.on_time(now=2.0, push_waiting=False))
     assert isinstance(beacon, Beacon)
     assert beacon.release == 5
 
 
-def test_the_bytes_of_a_release_are_kept_while_the_next_two_are_made(shard: Shard) -> None:
+def test_the_bytes_of_the_closed_and_of_the_open_release_are_kept_and_no_others(
+    shard: Shard,
+) -> None:
     parts = {}
-    for number in range(1, 5):
+    for number in range(1, 6):
         decide(shard, push(number))
-        parts[number] = published(label(shard, number))[-1]
-    for number in (2, 3, 4):
-        assert reply(shard.on_fetch(PEER, fetch(release=number), now=2.0)) == parts[number]
-    refused = reply(shard.on_fetch(PEER, fetch(release=1), now=2.0))
-    assert isinstance(refused, Refused)
-    assert refused.reason == "release"
+        # The third was abandoned: the second is still the newest that followers may fetch.
+        closed = {4: 2, 5: 4}.get(number, number - 1)
+        (parts[number],) = published(label(shard, number, closed=closed))
+        kept = {closed, number} - {0}
+        for asked in range(1, number + 1):
+            answer = reply(shard.on_fetch(PEER, fetch(release=asked)))
+            if asked in kept:
+                assert answer == parts[asked]
+            else:
+                assert isinstance(answer, Refused)
+                assert answer.reason == "release"
 
 
 def test_a_label_with_save_hands_over_the_state_of_that_instant(shard: Shard) -> None:

@@ -19,8 +19,8 @@ from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Unbounded
 from gradmq.ps.shard import Shard
 from gradmq.torch_binding import TorchBinding
-from gradmq.wire.codec import joined, payload_crc
-from gradmq.wire.messages import Attach, Directory, Publication, Push, Seed
+from gradmq.wire.codec import array_payload, payload_crc
+from gradmq.wire.messages import Attach, Directory, Push, Seed
 
 pytestmark = pytest.mark.torch
 
@@ -86,22 +86,10 @@ MODULES: dict[str, Callable[[], nn.Module]] = {
 # -- a run of one process -------------------------------------------------------------------------
 
 
-def publications(layout: Layout, flat: dict[int, Vector]) -> list[Publication]:
-    """One for each shard, as a worker holds them."""
-    return [
-        joined(
-            Publication(
-                run="demo",
-                shard=part.index,
-                version=(1, 1),
-                layout=layout.hash,
-                crc=payload_crc(payload),
-                payload=payload,
-            ),
-            part.size,
-        )
-        for part, payload in zip(layout.parts, Gradients(layout, flat).payloads, strict=True)
-    ]
+def chunks(layout: Layout, flat: dict[int, Vector]) -> list[list[Vector]]:
+    """The values of every shard, in two pieces where there are two elements."""
+    vectors, _ = Gradients(layout, flat).packed()
+    return [np.array_split(vector, 2) if vector.size > 1 else [vector] for vector in vectors]
 
 
 class Run:
@@ -114,7 +102,7 @@ class Run:
             Shard("demo", self.layout, i, 1, SGD(lr=lr), Unbounded()) for i in range(shards)
         ]
         self._seqs = dict.fromkeys(range(1, workers + 1), 0)
-        first = Gradients(self.layout, binding.read())
+        first, _ = Gradients(self.layout, binding.read()).packed()
         for i, shard in enumerate(self._shards):
             shard.on_directory(
                 Directory(
@@ -134,8 +122,8 @@ class Run:
                     layout=self.layout.hash,
                     shard=i,
                     session=1,
-                    crc=first.crcs[i],
-                    payload=first.payloads[i],
+                    crc=payload_crc(array_payload(first[i])),
+                    payload=array_payload(first[i]),
                 ),
             )
             for session in self._seqs:
@@ -154,7 +142,8 @@ class Run:
         """What ``Worker.step`` does, to the last byte."""
         cut = Gradients(self.layout, binding.gradients())
         binding.clear_gradients()
-        assert cut.finite
+        vectors, finite = cut.packed()
+        assert finite
         self._seqs[session] += 1
         for i, shard in enumerate(self._shards):
             push = Push(
@@ -166,8 +155,8 @@ class Run:
                 base=shard.version,
                 layout=self.layout.hash,
                 present=cut.present,
-                crc=cut.crcs[i],
-                payload=cut.payloads[i],
+                crc=payload_crc(array_payload(vectors[i])),
+                payload=array_payload(vectors[i]),
             )
             shard.on_push(push, now=0.0)
 
@@ -175,10 +164,8 @@ class Run:
         binding.install(self.layout, self.newest)
 
     @property
-    def newest(self) -> list[Publication]:
-        flat = np.concatenate([shard.snapshot().parameters for shard in self._shards])
-        ends = np.cumsum([tensor.size for tensor in self.layout.tensors])
-        return publications(self.layout, dict(enumerate(np.split(flat, ends[:-1]))))
+    def newest(self) -> list[list[Vector]]:
+        return [[shard.snapshot().parameters] for shard in self._shards]
 
 
 def randomised(model: nn.Module) -> nn.Module:
@@ -259,7 +246,7 @@ def test_a_module_without_values_is_refused(module: Callable[[], nn.Module]) -> 
 def test_values_come_back_through_any_number_of_shards(name: str, shards: int) -> None:
     source, target = randomised(MODULES[name]()), MODULES[name]()
     layout = Layout(TorchBinding(source).tensors, shards)
-    TorchBinding(target).install(layout, publications(layout, TorchBinding(source).read()))
+    TorchBinding(target).install(layout, chunks(layout, TorchBinding(source).read()))
     assert_equal_state(target, source)
 
 
@@ -268,7 +255,7 @@ def test_installing_keeps_the_tensors_their_dtypes_and_their_memory_format() -> 
         before = {name: (id(p), p.dtype, p.stride()) for name, p in model.named_parameters()}
         binding = TorchBinding(model)
         layout = Layout(binding.tensors, 2)
-        binding.install(layout, publications(layout, binding.read()))
+        binding.install(layout, chunks(layout, binding.read()))
         assert {n: (id(p), p.dtype, p.stride()) for n, p in model.named_parameters()} == before
 
 
@@ -283,7 +270,7 @@ def test_half_precision_is_rounded_where_it_is_installed(dtype: torch.dtype) -> 
     model = nn.Linear(1, 1, bias=False).to(dtype)
     binding = TorchBinding(model)
     layout = Layout(binding.tensors, 1)
-    binding.install(layout, publications(layout, {0: np.array([1.0001], np.float32)}))
+    binding.install(layout, chunks(layout, {0: np.array([1.0001], np.float32)}))
     assert model.weight.item() == 1.0
     assert model.weight.dtype == dtype
 
@@ -356,17 +343,18 @@ def test_a_gradient_that_is_not_finite_says_so() -> None:
     model = nn.Linear(2, 1)
     (model(torch.ones(1, 2)) * float("inf")).sum().backward()
     binding = TorchBinding(model)
-    assert not Gradients(Layout(binding.tensors, 2), binding.gradients()).finite
+    _, finite = Gradients(Layout(binding.tensors, 2), binding.gradients()).packed()
+    assert not finite
 
 
-def test_a_payload_does_not_change_with_the_gradient() -> None:
+def test_what_was_packed_does_not_change_with_the_gradient() -> None:
     model = nn.Linear(2, 1, bias=False)
     model(torch.ones(1, 2)).sum().backward()
     binding = TorchBinding(model)
-    cut = Gradients(Layout(binding.tensors, 1), binding.gradients())
+    (packed,), _ = Gradients(Layout(binding.tensors, 1), binding.gradients()).packed()
     assert model.weight.grad is not None
     model.weight.grad.zero_()
-    assert np.frombuffer(b"".join(cut.payloads[0]), np.float32).tolist() == [1.0, 1.0]
+    assert packed.tolist() == [1.0, 1.0]
 
 
 def test_clearing_leaves_no_gradient() -> None:
@@ -472,7 +460,8 @@ def test_a_buffer_that_is_not_finite_any_more_goes_back_to_what_it_was() -> None
     moved(model, by=1.0)
     run.push(binding)
     moved(model, by=float("inf"))
-    assert not Gradients(run.layout, binding.gradients()).finite
+    _, finite = Gradients(run.layout, binding.gradients()).packed()
+    assert not finite
     binding.clear_gradients()
     assert model.mean.tolist() == [1.0, 1.0]
     moved(model, by=1.0)
@@ -488,7 +477,7 @@ def released(model: nn.Module, values: nn.Module, shards: int = 2) -> nn.Module:
     """A module like ``model`` with the values of another one."""
     layout = Layout(TorchBinding(values).tensors, shards)
     flat = TorchBinding(values).read()
-    return TorchBinding(model).with_values(layout, publications(layout, flat))
+    return TorchBinding(model).with_values(layout, chunks(layout, flat))
 
 
 @pytest.mark.parametrize("name", MODULES)

@@ -45,6 +45,7 @@ from gradmq.wire.messages import (
     Renewed,
     Saved,
     Seed,
+    Segment,
     ShardEntry,
     Status,
     Verdict,
@@ -77,6 +78,7 @@ CRC = payload_crc([VALUES])
 ADDRESSES = ("tcp://10.0.0.5:5551", "tcp://ps-1.example:5552", "tcp://[fd00::7]:5553")
 APPLIED = Verdict(seq=7, outcome="applied", version=(3, 41), weight=0.5, staleness=2)
 REJECTED = Verdict(seq=8, outcome="rejected", version=(3, 41), staleness=9, reason="stale")
+SEGMENT = Segment(pid=4242, fd=17, nonce=bytes(range(16)), nbytes=12288)
 MANIFEST = Manifest(
     release=12,
     shards=(
@@ -101,6 +103,17 @@ GOLDEN: dict[str, Message] = {
         samples=64,
         payload=(VALUES,),
     ),
+    "push.slot": Push(
+        run="demo",
+        shard=1,
+        incarnation=3,
+        session=16777217,
+        seq=7,
+        base=(3, 39),
+        layout=HASH,
+        samples=64,
+        slot=1,
+    ),
     "push.header-only": Push(
         run="demo",
         shard=0,
@@ -119,6 +132,7 @@ GOLDEN: dict[str, Message] = {
         oldest_unanswered=7,
         newest_seen=(2, 40),
         window=2,
+        segment=SEGMENT,
     ),
     "attach.first": Attach(
         run="demo",
@@ -133,9 +147,22 @@ GOLDEN: dict[str, Message] = {
     "detach": Detach(session=16777217),
     "fetch": Fetch(run="demo", layout=HASH, release=12, at_least=(3, 41)),
     "fetch.newest": Fetch(run="demo", layout=HASH),
+    "fetch.in-ring": Fetch(run="demo", layout=HASH, at_least=(3, 41), session=16777217),
     "seed": Seed(run="demo", layout=HASH, shard=1, session=16777217, crc=CRC, payload=(VALUES,)),
     "attached": Attached(
-        session=16777217, incarnation=3, last_seq=8, window=2, verdicts=(APPLIED, REJECTED)
+        session=16777217,
+        incarnation=3,
+        last_seq=8,
+        window=2,
+        verdicts=(APPLIED, REJECTED),
+        ring=SEGMENT,
+    ),
+    "attached.not-shared": Attached(
+        session=16777217,
+        incarnation=1,
+        last_seq=0,
+        window=64,
+        not_shared="cannot open /proc/4242/fd/17: Permission denied",
     ),
     "reattach": Reattach(session=16777217, incarnation=3),
     "verdicts": Verdicts(session=16777217, incarnation=3, verdicts=(APPLIED, REJECTED)),
@@ -143,6 +170,9 @@ GOLDEN: dict[str, Message] = {
     "refused": Refused(reason="fenced", text="session 16777217 is not live", session=16777217),
     "publication": Publication(
         run="demo", shard=1, version=(3, 41), layout=HASH, crc=CRC, payload=(VALUES,)
+    ),
+    "publication.in-ring": Publication(
+        run="demo", shard=1, version=(3, 41), layout=HASH, in_ring=True
     ),
     "publication.release": Publication(
         run="demo", shard=1, version=(3, 41), layout=HASH, crc=CRC, release=12, payload=(VALUES,)
@@ -222,7 +252,7 @@ GOLDEN: dict[str, Message] = {
     ),
     "renewed": Renewed(serial=17, manifest=MANIFEST),
     "rejoin": Rejoin(),
-    "label": Label(release=12, save=True),
+    "label": Label(release=12, save=True, closed=11),
     "manifest": MANIFEST,
     "release_made": ReleaseMade(release=12, error="release 12 was abandoned"),
     "status": Status(status={"run": "demo", "shards": [{"index": 0, "live": True}], "loss": None}),

@@ -103,6 +103,20 @@ def test_a_field_with_a_default_may_be_absent() -> None:
     assert decode([msgpack.packb(hello)]) == Hello(role="infer", name="", host="h", pid=1)
 
 
+@pytest.mark.parametrize(
+    ("kind", "later"),
+    [("push", ["slot"]), ("attach", ["segment"]), ("attached", ["ring", "not_shared"])],
+)
+def test_who_says_nothing_of_shared_memory_uses_tcp(
+    kind: str, later: list[str], all_golden_frames: dict[str, list[bytes]]
+) -> None:
+    header = header_of(all_golden_frames[kind])
+    for key in later:
+        del header[key]
+    message = decode([msgpack.packb(header), *all_golden_frames[kind][1:]])
+    assert [getattr(message, key) for key in later] in ([None], [None, ""])
+
+
 def test_a_field_without_a_default_may_not(all_golden_frames: dict[str, list[bytes]]) -> None:
     header = header_of(all_golden_frames["query"])
     del header["seq"]

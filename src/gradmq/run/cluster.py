@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from gradmq.binding import scatter
+from gradmq.binding import whole_tensors
 from gradmq.config import resolve
 from gradmq.errors import Closed, ShardAway
 from gradmq.models import bound
@@ -25,6 +25,7 @@ from gradmq.ps.policy import Bounded, Unbounded
 from gradmq.run.local import start_broker, start_shard, start_shards
 from gradmq.run.release_zero import write_release_0
 from gradmq.run.roles import RoleProcess, end_all
+from gradmq.wire.codec import payload_chunks
 from gradmq.wire.messages import Version
 
 if TYPE_CHECKING:
@@ -163,16 +164,13 @@ class LocalCluster:
         self, timeout: float
     ) -> tuple[dict[str, npt.NDArray[np.float32]], tuple[Version, ...]]:
         publications = fetch_parameters(self.status(), self._layout, timeout)
-        values: dict[str, npt.NDArray[np.float32]] = {}
-        tensors = self._layout.tensors
-
-        def write(row: int, vector: npt.NDArray[np.float32]) -> None:
-            values[tensors[row].name] = vector.reshape(tensors[row].shape).copy()
-
-        scatter(self._layout, publications, write)
-        empty = {t.name: np.zeros(t.shape, np.float32) for t in tensors if t.size == 0}
-        versions = tuple(publication.version for publication in publications)
-        return {t.name: {**values, **empty}[t.name] for t in tensors}, versions
+        chunks = [payload_chunks(publication.payload) for publication in publications]
+        vectors = whole_tensors(self._layout, chunks)
+        values = {
+            tensor.name: np.array(vectors.get(row, ()), np.float32).reshape(tensor.shape)
+            for row, tensor in enumerate(self._layout.tensors)
+        }
+        return values, tuple(publication.version for publication in publications)
 
     def _require_owner(self) -> None:
         if self._owner_pid != os.getpid():

@@ -23,8 +23,6 @@ from gradmq.ps import checkpoint
 from gradmq.run.ending import is_better
 from gradmq.run.folder import RunFolder
 from gradmq.torch_binding import TorchBinding
-from gradmq.wire.codec import array_payload
-from gradmq.wire.messages import Publication
 
 log = logging.getLogger(__name__)
 
@@ -76,19 +74,9 @@ def saved_release(
     model: torch.nn.Module, state: Path, shards: int, release: int = 0
 ) -> torch.nn.Module:
     """A release on disk as a module in eval mode; raises CheckpointError."""
-    publications = []
-    for shard in range(shards):
-        run, layout, saved = checkpoint.load(state, shard, release)
-        publications.append(
-            Publication(
-                run=run,
-                shard=shard,
-                version=(0, saved.version),
-                layout=layout.hash,
-                payload=array_payload(saved.parameters),
-            )
-        )
-    return TorchBinding(model).with_values(layout, publications)
+    loaded = [checkpoint.load(state, shard, release) for shard in range(shards)]
+    _, layout, _ = loaded[0]
+    return TorchBinding(model).with_values(layout, [(saved.parameters,) for *_, saved in loaded])
 
 
 def judge(job: Job, model: torch.nn.Module, context: JobContext) -> dict[str, float]:

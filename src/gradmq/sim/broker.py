@@ -38,7 +38,7 @@ class SimBroker(Process):
         self._tell_members(now)
         open_for_releases = self.members.phase != "waiting"
         versions = self.members.versions() if open_for_releases else None
-        self._perform(self.releases.on_time(now, versions))
+        self._perform(self.releases.on_time(now, versions, any(self.members.followers())))
 
     def next_deadline(self, now: float) -> float:
         return now + TICK_S

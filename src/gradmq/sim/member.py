@@ -28,7 +28,7 @@ from gradmq.wire.messages import (
 if TYPE_CHECKING:
     from gradmq.sim.world import World
 
-LONGEST_SLEEP_S = 0.2
+LONGEST_SLEEP_S = 0.5
 
 
 @dataclass(slots=True)

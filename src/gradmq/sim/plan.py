@@ -90,6 +90,8 @@ class WorkerPlan:
     compute_s: float
     absent: float
     """How often a push leaves tensors out."""
+    shared: bool
+    """On the shards' host: gradients and parameters lie in shared memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +129,7 @@ class Plan:
         head = (
             f"seed {self.seed}: {self.shards} shards, {self.policy}, "
             f"max_in_flight {[w.max_in_flight for w in self.workers]}, "
+            f"shared {[w.shared for w in self.workers]}, "
             f"{self.followers} followers, {self.weather}, "
             f"{'seeded by a worker' if self.seeded else 'from release 0'}, "
             f"{self.pushes_per_pass} pushes a pass, push budget {self.push_budget}, "
@@ -173,6 +176,7 @@ def _draw_worker(random: Random, compute_s: float) -> WorkerPlan:
         max_in_flight=random.choice((1, 1, 2, 3, 4)),
         compute_s=compute_s * random.choice((0.3, 1.0, 1.0, 3.0)),
         absent=random.choice((0.0, 0.0, 0.3)),
+        shared=random.random() < 0.5,
     )
 
 

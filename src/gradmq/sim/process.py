@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import deque
+from collections.abc import Set
 from typing import TYPE_CHECKING
 
 from gradmq.broker.directory import LEASE_S
@@ -19,7 +20,7 @@ PASS_S = 0.001
 class Process(ABC):
     """Lives from its making to ``end``; in between it may sleep, as a stopped process does."""
 
-    topics: frozenset[str] = frozenset()
+    topics: Set[str] = frozenset()
 
     def __init__(self, world: World, name: str) -> None:
         self.world = world

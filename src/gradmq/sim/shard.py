@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from gradmq.layout import Layout
 from gradmq.membership import Membership
 from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
 from gradmq.ps.optim import SGD
+from gradmq.ps.sessions import SharedSlots
 from gradmq.ps.shard import Shard
 from gradmq.ps.state import ShardState
+from gradmq.ring import SLOTS as RING_SLOTS
+from gradmq.ring import RingWriter
 from gradmq.sim.broker import BROKER_ADDRESS
 from gradmq.sim.network import SHARD_CHANNELS
 from gradmq.sim.process import Process
@@ -92,7 +95,8 @@ class SimShard(Process):
 
     def _open_shard(self, layout: Layout, now: float) -> None:
         plan = self.world.plan
-        part_bytes = layout.parts[self.index].nbytes
+        part = layout.parts[self.index]
+        segment, memory = self.world.memory.make(self.incarnation, part.size, RING_SLOTS)
         shard = self.shard = Shard(
             self.world.run,
             layout,
@@ -100,7 +104,9 @@ class SimShard(Process):
             self.incarnation,
             SGD(lr=1.0),
             plan.policy,
-            plan.push_budget * part_bytes,
+            plan.push_budget * part.nbytes,
+            RingWriter(memory, part.size),
+            segment,
         )
         if self._restored is not None:
             shard.restore(self._restored.state)
@@ -158,13 +164,16 @@ class SimShard(Process):
             peer, message = inbox.popleft()
             match message:
                 case Attach():
-                    effects = shard.on_attach(peer, message)
+                    slots = self.world.memory.slots(
+                        message.segment, shard.part.size, message.window
+                    )
+                    effects = shard.on_attach(peer, message, SharedSlots(slots))
                     self._perform(effects)
                     self.world.push_checks.attached(self, message, effects)
                 case Query():
                     self._perform(shard.on_query(peer, message, self._push_waiting()))
                 case Fetch():
-                    self._perform(shard.on_fetch(peer, message, now))
+                    self._perform(shard.on_fetch(peer, message))
                 case Detach():
                     shard.on_detach(message)
                 case Seed():
@@ -195,7 +204,7 @@ class SimShard(Process):
                     self._on_directory(message, now)
                 case Label():
                     if self.shard is not None:
-                        self._perform(self.shard.on_label(message, now))
+                        self._perform(self.shard.on_label(message))
                 case Rejoin():
                     self._member.rejoin(now)
                 case Renewed():
@@ -225,15 +234,16 @@ class SimShard(Process):
                         self.world.view_checks.published(effect.message)
                     self.world.network.answer(effect.peer, effect.message)
                 case Publish():
-                    self._publish(effect.message)
+                    self._publish(effect)
                 case TellBroker():
                     self.world.network.send(self._broker, effect.message)
                 case Save():
                     delay_s = self.world.random.expovariate(20.0)
                     self.world.schedule.after(delay_s, self._on_disk, effect)
 
-    def _publish(self, message: Publication | Beacon) -> None:
+    def _publish(self, effect: Publish) -> None:
         network, schedule = self.world.network, self.world.schedule
+        message = effect.message
         if isinstance(message, Beacon):
             network.publish(self, "beacons", message)
             return
@@ -242,14 +252,21 @@ class SimShard(Process):
         if message.release is not None:
             network.publish(self, "releases", message)
             return
-        taken_at = network.publish(self, "newest", message)
+        sent = replace(message, payload=tuple(bytes(part) for part in message.payload))
+        taken_at = network.publish(self, "newest", sent)
         self._tracked += 1
         self._drained = False
-        schedule.at(taken_at, self._on_taken, self._tracked)
+        schedule.at(taken_at, self._on_taken, self._tracked, effect, sent)
 
-    def _on_taken(self, tracked: int) -> None:
-        """Only the newest publication is tracked."""
-        if self.alive and tracked == self._tracked:
+    def _on_taken(self, tracked: int, effect: Publish, sent: Publication) -> None:
+        """The last connection has read it from where it lies. Of several only the newest counts."""
+        if not self.alive or self.shard is None:
+            return
+        assert isinstance(effect.message, Publication)
+        self.world.view_checks.left_unchanged(effect.message, sent)
+        if effect.slot is not None:
+            self.shard.on_slot_free(effect.slot)
+        if tracked == self._tracked:
             self._drained = True
             self.wake(self.world.schedule.now)
 

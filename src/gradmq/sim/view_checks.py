@@ -46,6 +46,15 @@ class ViewChecks:
                 f"publishes {publication.version}",
             )
 
+    def left_unchanged(self, publication: Publication, sent: Publication) -> None:
+        """Nobody has written to a publication while it was being sent."""
+        if b"".join(publication.payload) != b"".join(sent.payload):
+            raise Violation(
+                "never torn",
+                f"a publication of {publication.version} of shard {publication.shard} was written "
+                "to while it left",
+            )
+
     def _require_true(self, what: str, publication: Publication) -> None:
         state = self._histories[publication.shard].state(publication.version)
         if state != b"".join(publication.payload):
@@ -57,17 +66,26 @@ class ViewChecks:
 
     def observed(self, worker: SimWorker, shard: int, replica: Replica) -> None:
         """A worker's replica may have changed."""
-        publication = replica.publications[shard]
-        assert publication is not None
+        version, publication = replica.versions[shard], replica.publications[shard]
+        assert version is not None
         before = self._seen.get((worker, shard))
-        if before is not None and publication.version < before:
+        if before is not None and version < before:
             raise Violation(
                 "never backwards",
-                f"{worker}'s replica of shard {shard} went from {before} to {publication.version}",
+                f"{worker}'s replica of shard {shard} went from {before} to {version}",
             )
-        if publication.version != before:
+        if publication is not None and version != before:
             self._require_true(f"{worker}'s replica", publication)
-        self._seen[worker, shard] = publication.version
+        self._seen[worker, shard] = version
+
+    def copied(self, worker: SimWorker, parameters: Sequence[bytes]) -> None:
+        """A worker has copied these parameters, as those of its base versions."""
+        for history, version, values in zip(self._histories, worker.base, parameters, strict=True):
+            if history.state(version) != values:
+                raise Violation(
+                    "never torn",
+                    f"{worker} copied {version} of shard {history.index}, which was not so",
+                )
 
     def installed(self, worker: SimWorker) -> None:
         """A worker's model holds these versions now."""

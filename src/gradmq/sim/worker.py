@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING, Literal
+
+import numpy as np
 
 from gradmq.layout import Layout
 from gradmq.replica import Replica
+from gradmq.ring import RingReader, Vector
 from gradmq.sim.member import SimMember
 from gradmq.sim.plan import WorkerPlan
-from gradmq.wire.codec import payload_crc
+from gradmq.sim.tracer import TracerGradient
+from gradmq.wire.codec import array_payload, payload_crc
 from gradmq.wire.messages import (
     Attached,
     Beacon,
@@ -19,12 +23,14 @@ from gradmq.wire.messages import (
     Hello,
     Message,
     NotSeen,
+    Payload,
     Publication,
     Query,
     Reattach,
     Refused,
     Renewed,
     Seed,
+    Segment,
     ShardEntry,
     Verdicts,
     Version,
@@ -43,8 +49,6 @@ Stage = Literal["joining", "computing", "pushing", "waiting", "resting"]
 class SimWorker(SimMember):
     """One process of a worker; computes, pushes and installs as ``Worker.step`` does."""
 
-    topics = frozenset({"newest", "beacons"})
-
     def __init__(self, world: World, label: str, plan: WorkerPlan, worker_name: str) -> None:
         self.plan = plan
         self.worker_name = worker_name
@@ -62,10 +66,13 @@ class SimWorker(SimMember):
         """Steps to be made before the end."""
         self.is_leaving = False
         self.sleeps_after_push_s = 0.0
-        self._parameters: tuple[Publication, ...] = ()
+        self._parameters: tuple[bytes, ...] = ()
         self._computed_at = 0.0
         self._has_given_up = False
         self._seed_at: dict[int, float] = {}
+        self.topics: Set[str] = {"beacons"} if plan.shared else {"newest", "beacons"}
+        self._slots: list[tuple[Vector, ...]] = []
+        """By shard, of the present session."""
         super().__init__(world, label)
         world.member_checks.started(self)
 
@@ -108,6 +115,7 @@ class SimWorker(SimMember):
             welcome.session,
             welcome.name,
             self.plan.max_in_flight,
+            self._make_slots(),
         )
         self._has_given_up = False
         self.session_began_at = now
@@ -117,6 +125,17 @@ class SimWorker(SimMember):
                 self.session.on_replica(shard, version, now)
         if self.directory is not None:
             self.session.on_directory(self.directory, now)
+
+    def _make_slots(self) -> list[Segment | None]:
+        if not self.plan.shared:
+            return []
+        count, parts = self.plan.max_in_flight, self.world.tracer.layout.parts
+        made = [self.world.memory.make(self.pid, part.size, count)[0] for part in parts]
+        self._slots = [
+            self.world.memory.slots(segment, part.size, count)
+            for segment, part in zip(made, parts, strict=True)
+        ]
+        return list(made)
 
     def on_name_taken(self, refused: Refused) -> None:
         self.world.note(self.name, f"ends: {refused.text}")
@@ -145,7 +164,15 @@ class SimWorker(SimMember):
         if beacon is not None:
             self._hear_of(beacon.shard, beacon.version[0])
             self.session.on_beacon(beacon, now)
-            self.ask(self.replica.on_beacon(beacon, now))
+            self._look(beacon.shard, now)
+            if "newest" in self.topics:
+                self.ask(self.replica.on_beacon(beacon, now))
+
+    def _look(self, shard: int, now: float) -> None:
+        assert self.replica is not None
+        self.replica.look(shard)
+        if self.replica.versions[shard] is not None:
+            self._on_replica(shard, now)
 
     def _hear_of(self, shard: int, incarnation: int) -> None:
         self.heard_of[shard] = max(self.heard_of.get(shard, 0), incarnation)
@@ -165,8 +192,13 @@ class SimWorker(SimMember):
             case Verdicts():
                 with self.world.push_checks.verdicts(self, shard, message):
                     session.on_verdicts(shard, message, now)
+                self._look(shard, now)
             case Attached():
-                session.on_attached(shard, message, now)
+                if session.on_attached(shard, message, now) and message.ring is not None:
+                    memory = self.world.memory.open(message.ring)
+                    size = self.world.tracer.layout.parts[shard].size
+                    replica.open_ring(shard, message.incarnation, RingReader(memory, size))
+                    self._on_replica(shard, now)
                 self.world.push_checks.attachment(self, shard, message)
             case Reattach():
                 session.on_reattach(shard, message, now)
@@ -179,6 +211,8 @@ class SimWorker(SimMember):
             case Refused():
                 self.world.counts[f"refused for {message.reason}"] += 1
                 session.on_refused(shard, message, now)
+                if not replica.has_ring(shard):
+                    self.topics |= {"newest"}
                 if session.fenced:
                     self.member.rejoin(now)
             case _:
@@ -212,7 +246,7 @@ class SimWorker(SimMember):
             return
         layout = self.world.tracer.layout
         nbytes = layout.parts[entry.index].nbytes
-        payload = self._parameters[entry.index].payload if self._parameters else (bytes(nbytes),)
+        payload = (self._parameters[entry.index] if self._parameters else bytes(nbytes),)
         seed = Seed(
             run=self.welcome.run,
             layout=layout.hash,
@@ -259,20 +293,39 @@ class SimWorker(SimMember):
         return pushed
 
     def _has_room(self) -> bool:
-        session = self.session
-        return session is not None and session.in_flight < session.max_in_flight
+        return self.session is not None and self.session.has_room
 
     def _push(self, now: float) -> None:
         assert self.session is not None
         gradient = self.world.next_gradient(self)
-        seq = self.session.push(self.base, gradient.payloads, gradient.crcs, gradient.present, now)
+        slot = self.session.free_slot() if self._slots else None
+        payloads = gradient.payloads if slot is None else self._in_slot(gradient, slot)
+        seq = self.session.push(
+            self.base, payloads, gradient.crcs, gradient.present, now, slot=slot
+        )
         self.world.push_checks.pushed(self, self.session.session, seq, gradient)
+
+    def _in_slot(self, gradient: TracerGradient, slot: int) -> list[Payload]:
+        """Written over whatever lay there, as a worker does."""
+        payloads = []
+        for slots, payload in zip(self._slots, gradient.payloads, strict=True):
+            values = np.frombuffer(b"".join(payload), np.float32)
+            slots[slot][: values.size] = values
+            payloads.append(array_payload(slots[slot][: values.size]))
+        return payloads
 
     def _install_and_compute(self, now: float) -> None:
         replica = self.replica
         assert replica is not None
-        self._parameters = tuple(p for p in replica.publications if p is not None)
-        self.base = tuple(version for version in replica.versions if version is not None)
+        sources = replica.sources()
+        self._parameters = tuple(
+            b"".join(chunk.tobytes() for chunk in source.chunks) for source in sources
+        )
+        self.base = tuple(source.version for source in sources)
+        self.world.view_checks.copied(self, self._parameters)
+        replica.on_installed()
+        for shard in range(len(sources)):
+            self._on_replica(shard, now)
         self.world.view_checks.installed(self)
         self.stage = "computing"
         self._computed_at = now + self.world.compute_s(self)

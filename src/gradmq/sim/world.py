@@ -20,6 +20,7 @@ from gradmq.sim.faults import Faults
 from gradmq.sim.follower import SimFollower
 from gradmq.sim.history import ShardHistory
 from gradmq.sim.member_checks import MemberChecks
+from gradmq.sim.memory import Memory
 from gradmq.sim.network import Network
 from gradmq.sim.plan import Fault, Plan, WorkerPlan, draw_plan
 from gradmq.sim.push_checks import PushChecks
@@ -60,6 +61,7 @@ class World:
         """On the broker's disk: numbers are never used again."""
         self.phase: Phase = "faults"
         self._trace = Trace(self.schedule, write) if write else None
+        self.memory = Memory()
         self.network = Network(self.schedule, self.random, plan.weather, self._trace, self.counts)
         self.tracer = Tracer(self.random, plan.shards, PUSHES)
         self.histories = [ShardHistory(index) for index in range(plan.shards)]

@@ -24,24 +24,25 @@ Check = Callable[[Any, str], Any]
 _PLAIN = (types.NoneType, bool, int, float, str, bytes)
 
 
-def _check_for(hint: Any) -> Check:
+def _check_for(hint: Any, name: str) -> Check:
     origin, args = get_origin(hint), get_args(hint)
     if origin in (Union, types.UnionType):
-        return _optional(_check_for(next(a for a in args if a is not type(None))))
+        return _optional(_check_for(next(a for a in args if a is not type(None)), name))
     if origin is Annotated:
-        return _matching(args[1]) if isinstance(args[1], re.Pattern) else _map_like(args[1])
+        is_pattern = isinstance(args[1], re.Pattern)
+        return _matching(args[1]) if is_pattern else _map_like(args[1], name)
     if origin is Literal:
         return _one_of(args)
     if origin is tuple:
         if args[-1] is Ellipsis:
-            return _list_of(_check_for(args[0]))
-        return _exactly([_check_for(a) for a in args])
+            return _list_of(_check_for(args[0], name))
+        return _exactly([_check_for(a, name) for a in args])
     if origin is dict:
-        return _map_of(_check_for(args[0]), _check_for(args[1]))
+        return _map_of(_check_for(args[0], name), _check_for(args[1], name))
     if hint is Any:
         return _free
     if is_dataclass(hint):
-        return _nested(typing.cast(type, hint))
+        return _nested(typing.cast(type, hint), name)
     return _SCALARS[hint]
 
 
@@ -143,45 +144,53 @@ def _map_of(check_key: Check, check_value: Check) -> Check:
     return checked
 
 
-def _nested(cls: type) -> Check:
-    read = fields_reader(cls)
+def _nested(cls: type, where: str) -> Check:
+    read = fields_reader(cls, where)
 
     def checked(value: Any, name: str) -> Any:
         if type(value) is not dict:
             raise RemoteProtocolError(f"{name}: {show(value)} is not a map")
-        return cls(**read(value, name))
+        return cls(**read(value))
 
     return checked
 
 
-def _map_like(cls: type) -> Check:
+def _map_like(cls: type, where: str) -> Check:
     """A map that stays one: what ``cls`` names in it is checked, the rest is free."""
-    read, is_map = fields_reader(cls), _map_of(_SCALARS[str], _free)
+    read, is_map = fields_reader(cls, where), _map_of(_SCALARS[str], _free)
 
     def checked(value: Any, name: str) -> Any:
         plain = is_map(value, name)
-        read(plain, name)
+        read(plain)
         return plain
 
     return checked
 
 
-def fields_reader(cls: type) -> Callable[[dict[str, Any], str], dict[str, Any]]:
-    """Reads the fields of a dataclass, but for its payload, out of a map that may hold more."""
+def fields_reader(cls: type, where: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Reads the fields of a dataclass, but for its payload, out of a map that may hold more.
+
+    ``where`` is what an error's text calls the map.
+    """
     hints = get_type_hints(cls, include_extras=True)
     table = [
-        (f.name, _check_for(hints[f.name]), f.default is MISSING and f.default_factory is MISSING)
+        (
+            f.name,
+            f"{where}.{f.name}",
+            _check_for(hints[f.name], f"{where}.{f.name}"),
+            f.default is MISSING and f.default_factory is MISSING,
+        )
         for f in fields(cls)
         if f.name != "payload"
     ]
 
-    def read(header: dict[str, Any], where: str) -> dict[str, Any]:
+    def read(header: dict[str, Any]) -> dict[str, Any]:
         out = {}
-        for name, check, required in table:
-            if name in header:
-                out[name] = check(header[name], f"{where}.{name}")
+        for key, name, check, required in table:
+            if key in header:
+                out[key] = check(header[key], name)
             elif required:
-                raise RemoteProtocolError(f"{where} without {name!r}")
+                raise RemoteProtocolError(f"{where} without {key!r}")
         return out
 
     return read

@@ -10,7 +10,7 @@ from __future__ import annotations
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, is_dataclass, replace
-from typing import Any, get_args
+from typing import Any, get_args, get_origin, get_type_hints
 
 import crc32c
 import msgpack
@@ -38,15 +38,11 @@ Vector = npt.NDArray[np.float32]
 def encode(message: Message) -> list[Buffer]:
     """The frames of a message; payload buffers are cut into parts, not copied."""
     header: dict[str, Any] = {"w": WIRE_VERSION, "k": message.KIND}
-    payload: Payload = ()
-    for name in _FIELDS[type(message)]:
+    for name, plain in _WRITERS[type(message)]:
         value = getattr(message, name)
-        if name == "payload":
-            payload = value
-        else:
-            header[name] = _plain(value)
+        header[name] = value if plain is None else plain(value)
     frames: list[Buffer] = [msgpack.packb(header)]
-    for buffer in payload:
+    for buffer in getattr(message, "payload", ()):
         frames.extend(_parts(buffer))
     return frames
 
@@ -87,10 +83,9 @@ def payload_array(payload: Payload, size: int, crc: int, codec: str) -> Vector:
 
     Shares memory with a single part; not to be written to.
     """
-    _check_payload(payload, size, crc, codec)
-    if len(payload) == 1 and _is_aligned(payload[0]):
-        return np.frombuffer(payload[0], dtype="<f4")
-    return _joined(payload, size)
+    check_payload(payload, size, crc, codec)
+    chunks = payload_chunks(payload)
+    return chunks[0] if len(chunks) == 1 else _joined(payload, size)
 
 
 def joined(publication: Publication, size: int) -> Publication:
@@ -98,18 +93,36 @@ def joined(publication: Publication, size: int) -> Publication:
 
     Raises RemoteProtocolError if it has not ``size`` elements or does not match its crc.
     """
-    _check_payload(publication.payload, size, publication.crc, publication.codec)
+    check_payload(publication.payload, size, publication.crc, publication.codec)
     return replace(publication, payload=array_payload(_joined(publication.payload, size)))
 
 
-def _check_payload(payload: Payload, size: int, crc: int, codec: str) -> None:
+def check_payload(payload: Payload, size: int, crc: int, codec: str) -> None:
+    """Raise RemoteProtocolError unless this is ``size`` elements that match their crc."""
+    check_size(payload, size, codec)
+    if payload_crc(payload) != crc:
+        raise RemoteProtocolError("the payload does not match its crc32c: it was damaged")
+
+
+def check_size(payload: Payload, size: int, codec: str) -> None:
+    """Raise RemoteProtocolError unless this is as long as ``size`` elements are."""
     if codec != "f32":
         raise RemoteProtocolError(f"unknown codec {show(codec)}, this side knows 'f32'")
     got = sum(len(part) for part in payload)
     if got != 4 * size:
         raise RemoteProtocolError(f"a payload of {got} bytes where {4 * size} belong")
-    if payload_crc(payload) != crc:
-        raise RemoteProtocolError("the payload does not match its crc32c: it was damaged")
+
+
+def payload_chunks(payload: Payload) -> tuple[Vector, ...]:
+    """The elements of a payload where they lie, in order: a vector per part, not to be written to.
+
+    Parts that are cut or lie across an element are put together in one new vector.
+    """
+    if all(len(part) % 4 == 0 for part in payload):
+        chunks = tuple([np.frombuffer(part, "<f4") for part in payload])
+        if all(chunk.flags.aligned for chunk in chunks):
+            return chunks
+    return (_joined(payload, sum(map(len, payload)) // 4),)
 
 
 def _joined(payload: Payload, size: int) -> Vector:
@@ -125,10 +138,6 @@ def _joined(payload: Payload, size: int) -> Vector:
 def array_payload(array: Vector) -> Payload:
     """The bytes of a contiguous float32 vector, by reference: it must not change any more."""
     return (array.data.cast("B"),) if array.size else ()
-
-
-def _is_aligned(part: Buffer) -> bool:
-    return bool(np.frombuffer(part, dtype=np.uint8).ctypes.data % 4 == 0)
 
 
 def _parts(buffer: Buffer) -> Iterable[Buffer]:
@@ -156,21 +165,39 @@ def _unpack(head: Buffer) -> dict[str, Any]:
     return header
 
 
-def _plain(value: Any) -> Any:
-    if is_dataclass(value):
-        return {f.name: _plain(getattr(value, f.name)) for f in fields(value)}
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
+Plain = Callable[[Any], Any]
+"""A value of a message as one that msgpack packs; None where it is one already."""
+
+
+def _writers(cls: type) -> tuple[tuple[str, Plain | None], ...]:
+    hints = get_type_hints(cls)
+    names = (f.name for f in fields(cls) if f.name != "payload")
+    return tuple((name, _plain_for(hints[name])) for name in names)
+
+
+def _plain_for(hint: Any) -> Plain | None:
+    """Only dataclasses, alone, optional or in tuples, must be turned into maps."""
+    if is_dataclass(hint):
+        writers = _writers(typing.cast(type, hint))
+        return lambda value: {
+            name: getattr(value, name) if plain is None else plain(getattr(value, name))
+            for name, plain in writers
+        }
+    inner = next(filter(None, map(_plain_for, get_args(hint))), None)
+    if inner is None:
+        return None
+    if get_origin(hint) is tuple:
+        return lambda value: [inner(item) for item in value]
+    return lambda value: None if value is None else inner(value)
 
 
 def _reader(cls: type) -> Callable[[dict[str, Any], Payload], Message]:
-    read = fields_reader(cls)
     kind: str = cls.KIND  # type: ignore[attr-defined]
-    with_payload = "payload" in _FIELDS[cls]
+    read = fields_reader(cls, kind)
+    with_payload = any(f.name == "payload" for f in fields(cls))
 
     def make(header: dict[str, Any], payload: Payload) -> Message:
-        values = read(header, kind)
+        values = read(header)
         if with_payload:
             values["payload"] = payload
         elif payload:
@@ -180,5 +207,5 @@ def _reader(cls: type) -> Callable[[dict[str, Any], Payload], Message]:
     return make
 
 
-_FIELDS = {cls: tuple(f.name for f in fields(cls)) for cls in get_args(messages.Message)}
+_WRITERS = {cls: _writers(cls) for cls in get_args(messages.Message)}
 _READERS = {cls.KIND: _reader(cls) for cls in get_args(messages.Message)}

@@ -48,6 +48,16 @@ class Verdict:
     """Of a rejection: stale, future, lost_base, nonfinite, malformed."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """Where shared memory of a process lies: who can open it and finds the nonce is on its host."""
+
+    pid: int
+    fd: int
+    nonce: bytes
+    nbytes: int
+
+
 # -- worker to shard ------------------------------------------------------------------------------
 
 
@@ -69,6 +79,8 @@ class Push:
     crc: int = 0
     loss: float | None = None
     samples: int = 0
+    slot: int | None = None
+    """Where the payload lies in the session's segment; None: it follows, with its crc."""
     payload: Payload = field(default=(), repr=False)
 
 
@@ -86,6 +98,9 @@ class Attach:
     newest_seen: Version | None
     window: int
     """How many pushes the worker would like to have under way."""
+    segment: Segment | None = None
+    """Of as many slots as that window: where the session's payloads lie, for a shard that can
+    open it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,6 +129,8 @@ class Fetch:
     layout: str
     release: int | None = None
     at_least: Version | None = None
+    session: int | None = None
+    """Who asks for the newest; if it reads this shard's ring, the answer needs no payload."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -142,6 +159,10 @@ class Attached:
     last_seq: int
     window: int
     verdicts: tuple[Verdict, ...] = ()
+    ring: Segment | None = None
+    """The shard has opened the session's segment, and this is where its parameters lie."""
+    not_shared: str = ""
+    """Why it could not open the segment that it was offered."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,6 +218,8 @@ class Publication:
     codec: str = "f32"
     crc: int = 0
     release: int | None = None
+    in_ring: bool = False
+    """It is in the ring that the receiver reads, or a newer one is: no payload."""
     payload: Payload = field(default=(), repr=False)
 
 
@@ -268,6 +291,8 @@ class Report:
     pushed_bytes: int = 0
     lost_updates: int = 0
     """At least so many were lost with a restart."""
+    shared: int = 0
+    """How many of the attached sessions use shared memory."""
     workers: dict[str, WorkerCounts] = field(default_factory=dict)
     """By the worker's name."""
     # of a worker
@@ -275,6 +300,10 @@ class Report:
     samples_per_s: float = 0.0
     loss: float | None = None
     skipped_nonfinite: int = 0
+    transport: str = ""
+    """shm, tcp, or shm+tcp where shards differ."""
+    torn_reads: int = 0
+    """How often parameters in shared memory were overwritten while they were copied."""
     # of a shard or a follower
     release: int = 0
     # of a follower
@@ -436,6 +465,8 @@ class Label:
     KIND: ClassVar = "label"
     release: int
     save: bool
+    closed: int = 0
+    """The newest closed release: followers may still fetch that one, but none before it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,0 +1,132 @@
+"""The parameters of one shard and its optimizer's state, and the one way in which they change."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import crc32c
+import numpy as np
+
+from gradmq.errors import RemoteProtocolError
+from gradmq.layout import Run
+from gradmq.ps.optim import BLOCK, Optimizer, State, Vector
+from gradmq.ring import RingWriter
+
+
+@dataclass(frozen=True, slots=True)
+class Gradient:
+    """The payload of a push where it lies, still to be checked."""
+
+    chunks: tuple[Vector, ...] = field(repr=False)
+    """Back to back they are the gradient; nobody writes to them meanwhile."""
+    crc: int | None
+    """Of all chunks; None: it came through shared memory."""
+
+
+class NotFinite(Exception):
+    """A gradient holds NaN or infinity; nothing was changed."""
+
+
+class Parameters:
+    """Every change makes a new version in another slot of the ring; readers see whole ones only."""
+
+    def __init__(self, size: int, optimizer: Optimizer, ring: RingWriter) -> None:
+        self._size = size
+        self._optimizer = optimizer
+        self._ring = ring
+        self.state = optimizer.state(size)
+        self.version: int | None = None
+        self.lent: set[int] = set()
+        """Slots that are being sent from: not to be written to."""
+
+    @property
+    def values(self) -> Vector:
+        """The present version; whoever keeps it longer copies it."""
+        return self._ring.values
+
+    @property
+    def slot(self) -> int:
+        """Where the present version lies."""
+        return self._ring.newest
+
+    def install(self, values: Vector, state: State, version: int) -> None:
+        """First parameters; what ``state`` lacks begins fresh."""
+        self._ring.begin()[:] = values
+        fresh = self._optimizer.state(self._size)
+        self.state = {k: np.array(state.get(k, v), np.float32) for k, v in fresh.items()}
+        self._commit(version)
+
+    def apply(self, gradient: Gradient, runs: Sequence[Run], weight: float) -> None:
+        """Make the next version; raises RemoteProtocolError or NotFinite, and is then the old one.
+
+        The gradient is read once: each block is checked, applied and left while it is in the cache.
+        Only an optimizer with a state, which is changed in place, needs to know all of it first.
+        """
+        assert self.version is not None
+        if self.state:
+            for _ in _checked(gradient):
+                pass
+            gradient = Gradient(gradient.chunks, None)
+        old, new = self.values, self._ring.begin(self.lent)
+        done = 0
+        for offset, values, is_buffer in _placed(_checked(gradient, not self.state), runs):
+            _copy(old, new, done, offset)
+            done = offset + values.size
+            now = slice(offset, done)
+            if is_buffer:
+                # A buffer travels as what a step took away from it, at full weight: a running
+                # mean has its own rate, and the optimizer's has no place in it.
+                np.subtract(old[now], values, out=new[now])
+            else:
+                state = {name: vector[now] for name, vector in self.state.items()}
+                self._optimizer.apply(old[now], new[now], values, state, weight)
+        _copy(old, new, done, self._size)
+        self._commit(self.version + 1)
+
+    def _commit(self, version: int) -> None:
+        self._ring.commit(version)
+        self.version = version
+
+
+def _copy(old: Vector, new: Vector, start: int, stop: int) -> None:
+    """What a push does not touch is the same in the next version."""
+    for at in range(start, stop, BLOCK):
+        now = slice(at, min(at + BLOCK, stop))
+        new[now] = old[now]
+
+
+def _checked(gradient: Gradient, finite: bool = True) -> Iterator[Vector]:
+    """The gradient, block by block; raises at the block, or at the end, that is wrong."""
+    crc = 0
+    for chunk in gradient.chunks:
+        if gradient.crc is not None:
+            crc = crc32c.crc32c(chunk.data, crc)
+        for at in range(0, chunk.size, BLOCK):
+            block = chunk[at : at + BLOCK]
+            if finite and not is_finite(block):
+                raise NotFinite
+            yield block
+    if gradient.crc is not None and crc != gradient.crc:
+        raise RemoteProtocolError("the payload does not match its crc32c: it was damaged")
+
+
+def _placed(blocks: Iterator[Vector], runs: Sequence[Run]) -> Iterator[tuple[int, Vector, bool]]:
+    """(offset in the shard, values, is_buffer) of each block, cut where a run ends."""
+    index, used = 0, 0
+    for block in blocks:
+        at = 0
+        while at < block.size:
+            offset, _, size, is_buffer = runs[index]
+            take = min(size - used, block.size - at)
+            yield offset + used, block[at : at + take], is_buffer
+            at, used = at + take, used + take
+            if used == size:
+                index, used = index + 1, 0
+
+
+def is_finite(vector: Vector) -> bool:
+    """True if no element is NaN or infinite; a dot product is the fastest pass over memory."""
+    with np.errstate(over="ignore"):  # finite elements may have squares that are not
+        return math.isfinite(np.dot(vector, vector)) or bool(np.isfinite(vector).all())

@@ -1,0 +1,124 @@
+"""The sessions of one shard: who may push, up to which seq everything is decided, who never again.
+
+Pure. A session attaches to this incarnation, and from then on its pushes are decided densely; its
+row survives restarts, its attachment does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from gradmq.ps.optim import Vector
+from gradmq.ps.state import Row, copied
+from gradmq.wire.messages import MAX_WINDOW, Attach, Directory, Refused, Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class SharedSlots:
+    """What became of the segment that a session offered for its payloads."""
+
+    vectors: tuple[Vector, ...] = field(default=(), repr=False)
+    """Its slots, mapped here; empty: the payloads come over TCP."""
+    reason: str = ""
+    """Why it could not be opened, if one was offered."""
+
+
+NOTHING_SHARED = SharedSlots()
+
+
+@dataclass(slots=True)
+class Attachment:
+    """A session whose pushes are decided."""
+
+    peer: bytes
+    window: int
+    slots: tuple[Vector, ...] = field(repr=False)
+    pending: list[Verdict] = field(default_factory=list)
+    """Given and not sent yet."""
+
+
+class Sessions:
+    """Rows, attachments and fences."""
+
+    def __init__(self, push_bytes: int, budget_bytes: int) -> None:
+        """A push takes up to ``push_bytes``; all windows together hold at most the budget."""
+        self.rows: dict[int, Row] = {}
+        self.attached: dict[int, Attachment] = {}
+        self._push_bytes = push_bytes
+        self._budget_bytes = budget_bytes
+        self._live: frozenset[int] = frozenset()
+        self.fenced_up_to = 0
+        self.spared: frozenset[int] = frozenset()
+        """Sessions up to there that are not fenced."""
+        self._ended: set[int] = set()
+        """Sessions that detached and that the directory still lists."""
+
+    def restore(self, rows: Mapping[int, Row], fenced_up_to: int, spared: frozenset[int]) -> None:
+        self.rows = copied(rows)
+        self.fenced_up_to = fenced_up_to
+        self.spared = spared
+
+    def on_directory(self, directory: Directory) -> None:
+        """The broker's list of live sessions; the rows of fenced ones go.
+
+        What was fenced once stays so: a broker that was restarted does not know it any more, and
+        may list such a session again, whose pushes would be decided a second time without its row.
+        """
+        self._live = frozenset(s for s in directory.sessions if not self.is_fenced(s))
+        if directory.horizon >= self.fenced_up_to:
+            self.fenced_up_to = directory.horizon
+            self.spared = self._live
+        self._ended.intersection_update(directory.sessions)
+        for session in [s for s in self.rows if self.is_fenced(s)]:
+            del self.rows[session]
+            self.attached.pop(session, None)
+
+    def is_fenced(self, session: int) -> bool:
+        if session in self._ended:
+            return True
+        return session <= self.fenced_up_to and session not in self.spared
+
+    def is_known(self, session: int) -> bool:
+        """False while the directory that lists it is still under way."""
+        return session in self.rows or session in self._live
+
+    def attach(self, peer: bytes, attach: Attach, slots: Sequence[Vector]) -> Row | Refused:
+        """Take a known session's pushes from now on; refused if the budget is used up."""
+        window = self._grant_window(attach)
+        if window == 0:
+            return Refused(
+                reason="memory",
+                text=f"push budget of {self._budget_bytes} bytes is used up by "
+                f"{len(self.attached)} workers; raise ps.push_budget_mb or start fewer",
+            )
+        self.attached[attach.session] = Attachment(peer, window, tuple(slots))
+        return self.rows.setdefault(attach.session, Row(attach.name))
+
+    def _grant_window(self, attach: Attach) -> int:
+        """P6: the pushes of all windows together fit the budget; one worker is always served."""
+        others = [a.window for s, a in self.attached.items() if s != attach.session]
+        free = self._budget_bytes // max(1, self._push_bytes) - sum(others)
+        return max(0 if others else 1, min(attach.window, free, MAX_WINDOW))
+
+    def decided(self, session: int, verdict: Verdict) -> None:
+        """Remember what was decided on the next push of an attached session."""
+        row, attachment = self.rows[session], self.attached[session]
+        row.last_seq = verdict.seq
+        row.verdicts.append(verdict)
+        while len(row.verdicts) > attachment.window:
+            row.verdicts.popleft()
+        attachment.pending.append(verdict)
+
+    def end(self, session: int) -> None:
+        """Over for good: an Attach that comes late does not begin it anew."""
+        self.attached.pop(session, None)
+        if self.rows.pop(session, None) is not None:
+            self._ended.add(session)
+
+    def take_pending(self) -> Iterator[tuple[int, Attachment, tuple[Verdict, ...]]]:
+        """The verdicts given since the last call, by session."""
+        for session, attachment in self.attached.items():
+            if attachment.pending:
+                verdicts, attachment.pending = tuple(attachment.pending), []
+                yield session, attachment, verdicts
