@@ -1,10 +1,14 @@
 """When a shard publishes: often enough that nobody waits for parameters, seldom enough to coalesce.
 
-Publish when the version is unpublished and (a) no push is waiting, or (b) one push per attached
-worker was applied since the last publication, or (c) the oldest unpublished apply is
-LATEST_S old, or (d) a push was rejected as stale, or (e) a release or a fetch asks; never while the
-previous publication is still draining to healthy readers. None of these waits for a worker that may
-itself be waiting for a publication: that is why this cannot deadlock.
+Publish when somebody reads, the version is unpublished and (a) no push is waiting, or (b) one push
+per attached worker was applied since the last publication, or (c) the oldest unpublished apply is
+LATEST_S old, or (d) a push was rejected as stale; never while the previous publication is still
+draining to healthy readers. None of these waits for a worker that may itself be waiting for a
+publication: that is why this cannot deadlock.
+
+A publication goes to every reader, so with W workers one per push carries W times the bytes that
+anybody needed. Workers that got the same publication push at about the same time; so (a) waits a
+moment for the next push, as long as such moments have been bringing one.
 """
 
 from __future__ import annotations
@@ -25,6 +29,13 @@ HELD_UP_S = 30.0
 #: How many drains are "of late".
 DRAINS_KEPT = 16
 
+#: A moment, in shortest drains of late: it costs at most what it may save.
+MOMENT = 1.0
+
+#: After so many moments in a row that brought no push, none is waited for this many publications.
+VAIN_MOMENTS = 4
+WITHOUT_MOMENTS = 64
+
 #: While a publication drains, the caller looks this often whether it has.
 DRAIN_POLL_S = 0.002
 
@@ -44,6 +55,10 @@ class PublishTiming:
         """False: nobody would receive a publication, so none is due."""
         self._unpublished_since: float | None = None
         self._applied = 0
+        self._last_apply = 0.0
+        self._waited_a_moment = False
+        self._vain_moments = 0
+        self._without_moments = 0
         self._asked = False
         self._draining_since: float | None = None
         self._longest_drain_s = 0.0
@@ -58,6 +73,7 @@ class PublishTiming:
 
     def on_apply(self, now: float) -> None:
         self._applied += 1
+        self._last_apply = now
         self._silence_s = BEACON_AFTER_S
         if self._unpublished_since is None:
             self._unpublished_since = now
@@ -74,18 +90,31 @@ class PublishTiming:
         """True if a publication should leave now."""
         if not self.readers or self._unpublished_since is None or self._is_draining(now):
             return False
-        return (
+        if (
             self._asked
-            or not push_waiting
             or self._applied >= max(1, attached)
             or now - self._unpublished_since >= LATEST_S
-        )
+        ):
+            return True
+        if push_waiting:
+            return False
+        if now < self._last_apply + self._moment_s():
+            self._waited_a_moment = True
+            return False
+        return True
+
+    def _moment_s(self) -> float:
+        """How long to wait for the next push; 0 where that was in vain."""
+        if self._without_moments or not self._drains_s:
+            return 0.0
+        return MOMENT * min(self._drains_s)
 
     def beacon_due(self, now: float) -> bool:
         """Beacons fill silences; while a publication drains they would only queue behind it."""
         return now - self._last_sent >= self._silence_s and not self._is_draining(now)
 
     def on_published(self, now: float) -> None:
+        self._count_moment()
         self._unpublished_since = None
         self._applied = 0
         self._asked = False
@@ -94,6 +123,14 @@ class PublishTiming:
         self._draining_since = now
         self._last_sent = now
         self._silence_s = BEACON_AFTER_S
+
+    def _count_moment(self) -> None:
+        self._without_moments = max(0, self._without_moments - 1)
+        if self._waited_a_moment:
+            self._vain_moments = self._vain_moments + 1 if self._applied < 2 else 0
+            if self._vain_moments == VAIN_MOMENTS:
+                self._vain_moments, self._without_moments = 0, WITHOUT_MOMENTS
+        self._waited_a_moment = False
 
     def on_beacon(self, now: float) -> None:
         self._last_sent = now
@@ -113,6 +150,8 @@ class PublishTiming:
         due = self._last_sent + self._silence_s
         if self.readers and self._unpublished_since is not None:
             due = min(due, self._unpublished_since + LATEST_S)
+            if self._waited_a_moment:
+                due = min(due, max(now, self._last_apply + self._moment_s()))
         if self._is_draining(now):
             # Nothing leaves before that has drained, and only looking tells: often if a
             # publication waits for it, at the time of the next beacon if none does.

@@ -173,8 +173,11 @@ def send(socket: Socket, message: Message, *, prefix: Sequence[bytes] = ()) -> b
 
     Payload parts are sent by reference: nobody may write to them any more.
     """
+    frames = [*prefix, *encode(message)]
+    # What is small costs less to copy than to lend.
+    copies = len(frames) == len(prefix) + 1
     try:
-        socket.send_multipart([*prefix, *encode(message)], zmq.DONTWAIT, copy=False)
+        socket.send_multipart(frames, zmq.DONTWAIT, copy=copies)
     except zmq.Again:
         return False
     except zmq.ZMQError as error:
@@ -208,10 +211,10 @@ def receive(socket: Socket, *, prefixes: int = 0) -> tuple[list[bytes], Message]
 
     Raises RemoteProtocolError with ``.prefix`` set, so that the peer can be told.
     """
-    try:
-        prefix = [socket.recv(zmq.DONTWAIT)]
-    except zmq.Again:
+    events = socket.getsockopt(zmq.EVENTS)
+    if not (isinstance(events, int) and events & zmq.POLLIN):
         return None
+    prefix = [socket.recv(zmq.DONTWAIT)]
     # What is small comes as bytes, parts as they lie in the library's memory.
     while len(prefix) <= prefixes and socket.getsockopt(zmq.RCVMORE):
         prefix.append(socket.recv(zmq.DONTWAIT))

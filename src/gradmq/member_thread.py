@@ -218,8 +218,11 @@ class MemberThread(threading.Thread):
             while not self._stopping:
                 ready = self._poll()
                 self.send_pushes()
+                if ready:
+                    with self.lock:
+                        self._receive(ready)
+                # The program's thread, if it was waiting for this, goes on meanwhile.
                 with self.lock:
-                    self._receive(ready)
                     self._on_time(time.monotonic())
             with self.lock:
                 last_words = self._reported()

@@ -11,6 +11,8 @@ from gradmq.ps.publishing import (
     DRAIN_PATIENCE_S,
     DRAIN_POLL_S,
     LATEST_S,
+    VAIN_MOMENTS,
+    WITHOUT_MOMENTS,
     PublishTiming,
 )
 
@@ -184,3 +186,82 @@ def test_whatever_happens_an_apply_is_published_in_bounded_time_and_nobody_spins
             timing.on_beacon(now)
         assert timing.next_deadline(now) > now - ROUNDING_S
     assert not timing.unpublished
+
+
+# -- moments, and readers that hold others up ------------------------------------------------------
+
+
+def drained_after(timing: PublishTiming, now: float, drain_s: float) -> float:
+    """One publication that took so long to leave; returns the time."""
+    timing.on_apply(now)
+    timing.on_published(now)
+    timing.on_drained(now + drain_s)
+    return now + drain_s
+
+
+def test_the_next_push_is_waited_for_a_moment_when_several_push() -> None:
+    timing = PublishTiming()
+    now = drained_after(timing, 1.0, 0.01)
+    timing.on_apply(now)
+    assert not timing.due(now, attached=2, push_waiting=False)
+    assert timing.next_deadline(now) == pytest.approx(now + 0.01)
+    assert timing.due(now + 0.011, attached=2, push_waiting=False)
+    assert timing.due(now, attached=1, push_waiting=False)
+
+
+def test_a_moment_is_never_longer_than_an_apply_may_wait() -> None:
+    timing = PublishTiming()
+    now = drained_after(timing, 1.0, 0.2)
+    timing.on_apply(now)
+    assert not timing.due(now + 0.9 * LATEST_S, attached=2, push_waiting=False)
+    assert timing.due(now + LATEST_S, attached=2, push_waiting=False)
+
+
+def test_moments_that_bring_no_push_are_given_up_for_a_while() -> None:
+    timing = PublishTiming()
+    now, waited = 1.0, []
+    for _ in range(VAIN_MOMENTS + WITHOUT_MOMENTS + 2):
+        now = drained_after(timing, now, 0.01) + 1.0
+        timing.on_apply(now)
+        waited.append(not timing.due(now, attached=2, push_waiting=False))
+        assert timing.due(now + 0.02, attached=2, push_waiting=False)
+        timing.on_published(now + 0.02)
+        timing.on_drained(now + 0.03)
+        now += 1.0
+    assert waited[:VAIN_MOMENTS] == [True] * VAIN_MOMENTS
+    assert not any(waited[VAIN_MOMENTS : VAIN_MOMENTS + WITHOUT_MOMENTS // 2])
+    assert any(waited[VAIN_MOMENTS + WITHOUT_MOMENTS // 2 :])
+
+
+def test_after_one_that_was_held_up_patience_is_short() -> None:
+    """A reader that does not read must not cost the others a quarter of a second each time."""
+    timing = PublishTiming()
+    now = drained_after(timing, 1.0, 0.003)
+    timing.on_apply(now)
+    timing.on_published(now)
+    timing.on_apply(now)
+    assert not timing.due(now + 0.9 * DRAIN_PATIENCE_S, attached=1, push_waiting=False)
+    now += 1.1 * DRAIN_PATIENCE_S
+    assert timing.due(now, attached=1, push_waiting=False)
+    timing.on_published(now)
+    timing.on_apply(now)
+    assert not timing.due(now + 0.01, attached=1, push_waiting=False)
+    assert timing.due(now + 0.015, attached=1, push_waiting=False)
+
+
+def test_beacons_come_more_seldom_while_nothing_changes_and_at_once_for_a_subscriber() -> None:
+    timing = PublishTiming()
+    now, silences = 10.0, []
+    timing.on_beacon(now)
+    for _ in range(6):
+        due = timing.next_deadline(now)
+        silences.append(due - now)
+        assert timing.beacon_due(due + 1e-9)
+        timing.on_beacon(due)
+        now = due
+    assert silences == pytest.approx([0.2, 0.4, 0.8, 0.8, 0.8, 0.8])
+    timing.on_subscriber()
+    assert timing.beacon_due(now)
+    timing.on_apply(now)
+    timing.on_beacon(now)
+    assert timing.next_deadline(now) <= now + 0.2
