@@ -12,6 +12,7 @@ from gradmq.bench.child import Parent, run
 from gradmq.bench.echo import worker_result
 from gradmq.bench.figures import Window
 from gradmq.errors import RoleFailed
+from gradmq.process import keep_memory
 from gradmq.wire.messages import Version
 from gradmq.worker.client import Step, Worker
 
@@ -99,6 +100,7 @@ class EchoWorker:
 
 
 def main(parent: Parent, spec: dict[str, Any]) -> None:
+    keep_memory()  # as every role's process does
     workers = [EchoWorker(spec, index) for index in spec["workers"]]
 
     def each(call: Callable[[EchoWorker], Future[Any]]) -> list[Any]:

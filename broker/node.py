@@ -36,7 +36,7 @@ from gradmq.wire.messages import (
 log = logging.getLogger(__name__)
 
 #: Leases and releases are looked at this often.
-TICK_S = 0.05
+TICK_S = 0.1
 
 EVALUATIONS_KEPT = 256
 

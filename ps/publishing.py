@@ -15,8 +15,10 @@ from __future__ import annotations
 
 from collections import deque
 
-#: An applied push is published at the latest after this long, drain permitting.
+#: An applied push is published at the latest after this long, drain permitting; where publications
+#: themselves take longer to leave, after two of the shortest drains of late.
 LATEST_S = 0.05
+LATEST_DRAINS = 2
 
 #: A publication that has not drained after this long is held up by a reader that does not read;
 #: longer where earlier ones took longer (a slow link is not a stopped reader).
@@ -74,7 +76,8 @@ class PublishTiming:
     def on_apply(self, now: float) -> None:
         self._applied += 1
         self._last_apply = now
-        self._silence_s = BEACON_AFTER_S
+        if self.readers:
+            self._silence_s = BEACON_AFTER_S
         if self._unpublished_since is None:
             self._unpublished_since = now
 
@@ -93,7 +96,7 @@ class PublishTiming:
         if (
             self._asked
             or self._applied >= max(1, attached)
-            or now - self._unpublished_since >= LATEST_S
+            or now - self._unpublished_since >= self._latest_s()
         ):
             return True
         if push_waiting:
@@ -102,6 +105,9 @@ class PublishTiming:
             self._waited_a_moment = True
             return False
         return True
+
+    def _latest_s(self) -> float:
+        return max(LATEST_S, LATEST_DRAINS * min(self._drains_s, default=0.0))
 
     def _moment_s(self) -> float:
         """How long to wait for the next push; 0 where that was in vain."""
@@ -149,7 +155,7 @@ class PublishTiming:
         """Nothing here becomes due before this time unless something else happens first."""
         due = self._last_sent + self._silence_s
         if self.readers and self._unpublished_since is not None:
-            due = min(due, self._unpublished_since + LATEST_S)
+            due = min(due, self._unpublished_since + self._latest_s())
             if self._waited_a_moment:
                 due = min(due, max(now, self._last_apply + self._moment_s()))
         if self._is_draining(now):

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     )
     from gradmq.infer.follower import FollowedRelease, Follower
     from gradmq.job import Job, JobContext
+    from gradmq.process import keep_memory
     from gradmq.ps.optim import SGD
     from gradmq.ps.policy import Bounded, Unbounded
     from gradmq.run.cluster import LocalCluster
@@ -43,6 +44,7 @@ _HOME = {
     "LocalCluster": "gradmq.run.cluster",
     "Job": "gradmq.job",
     "JobContext": "gradmq.job",
+    "keep_memory": "gradmq.process",
     "SGD": "gradmq.ps.optim",
     "Bounded": "gradmq.ps.policy",
     "Unbounded": "gradmq.ps.policy",
@@ -96,6 +98,7 @@ __all__ = [
     "WaitTimeout",
     "WireVersionMismatch",
     "Worker",
+    "keep_memory",
 ]
 
 

@@ -20,8 +20,8 @@ UNTIL_STDIN_CLOSES = "GRADMQ_UNTIL_STDIN_CLOSES"
 STOP_DEADLINE_S = 10.0
 
 
-#: glibc's mallopt: what is freed at the top of the heap stays up to this much.
-_M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 1 << 30
+#: glibc's mallopt: what is freed at the top of the heap stays, however much it is.
+_M_TRIM_THRESHOLD, _NEVER = -1, -1
 #: The heap grows by this much at once.
 _M_TOP_PAD, _TOP_PAD_BYTES = -2, 16 << 20
 #: Only larger blocks are mapped, and unmapped again, one by one; glibc takes no larger value.
@@ -34,7 +34,7 @@ def keep_memory() -> None:
     """Have malloc keep what was freed for the next message of the same size.
 
     Fresh pages cost more than what is written to them: the kernel clears each one first. For a
-    process of one's own: it holds on to the most memory it ever used, up to 1 GiB. Does nothing
+    process of one's own: it holds on to the most memory that its messages ever took. Does nothing
     where the C library is not glibc.
     """
     try:
@@ -42,7 +42,7 @@ def keep_memory() -> None:
     except (OSError, AttributeError):
         return
     for option, value in (
-        (_M_TRIM_THRESHOLD, _TRIM_BYTES),
+        (_M_TRIM_THRESHOLD, _NEVER),
         (_M_TOP_PAD, _TOP_PAD_BYTES),
         (_M_MMAP_THRESHOLD, _MMAP_BYTES),
         (_M_ARENA_MAX, 1),

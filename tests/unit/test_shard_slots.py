@@ -403,8 +403,8 @@ def test_without_readers_nothing_is_published_and_beacons_still_come(host: Host)
     assert host.publish(now=1.0) == (beacon(version=(1, 0), published=(1, 0), last_seq=0), None)
     host.slots[0][:] = 1.0
     host.decide(push(1, slot=0))
-    assert host.shard.on_time(now=1.0 + 0.5 * BEACON_AFTER_S, push_waiting=False) == []
-    assert host.publish(now=1.0 + BEACON_AFTER_S) == (
+    assert host.shard.on_time(now=1.0 + 1.5 * BEACON_AFTER_S, push_waiting=False) == []
+    assert host.publish(now=1.0 + 2.1 * BEACON_AFTER_S) == (
         beacon(version=(1, 1), published=(1, 0), last_seq=1),
         None,
     )
@@ -437,7 +437,7 @@ def test_a_shard_with_no_readers_sleeps_until_its_next_beacon(host: Host) -> Non
     host.publish(now=1.0)
     host.slots[0][:] = 1.0
     host.decide(push(1, slot=0))
-    assert host.shard.next_deadline(now=1.01) == 1.0 + BEACON_AFTER_S
+    assert host.shard.next_deadline(now=1.01) == 1.0 + 2 * BEACON_AFTER_S
 
 
 def beacon(version: tuple[int, int], published: tuple[int, int], last_seq: int) -> Beacon:
