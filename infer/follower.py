@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
@@ -182,14 +181,8 @@ class Follower:
         return FollowedRelease(release.number, release.versions, age_s)
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait with the lock held; wakes at least twice a second, so that Ctrl-C is heard."""
-        deadline = time.monotonic() + timeout_s
-        while not ready():
-            left_s = deadline - time.monotonic()
-            if left_s <= 0:
-                return False
-            self._io.wait_for(ready, min(left_s, 0.5))
-        return True
+        """Wait with the lock held; looks at ``ready`` at least twice a second."""
+        return self._io.wait_for(ready, timeout_s)
 
     def _away(self, what: str, waited_s: float) -> BrokerAway | ShardAway:
         if self._io.welcome is None:

@@ -62,7 +62,7 @@ log = logging.getLogger(__name__)
 PUSHES_PER_PASS = 64
 LONGEST_PASS_S = 0.0005
 
-
+#: Requests, and subscriptions, heard in one pass.
 CONTROL_PER_PASS = 256
 
 
@@ -245,7 +245,10 @@ class PsNode:
 
     def _receive_subscriptions(self, shard: Shard) -> None:
         """Publications of newest versions are made only while somebody subscribes to them."""
-        while (change := link.receive_subscription(self._pub)) is not None:
+        for _ in range(CONTROL_PER_PASS):
+            change = link.receive_subscription(self._pub)
+            if change is None:
+                return
             topic, present = change
             if topic == link.TOPIC_NEWEST:
                 shard.on_readers(present)

@@ -196,14 +196,17 @@ def send_tracked(socket: Socket, topic: bytes, message: Publication) -> zmq.Mess
 
 
 def receive_subscription(publisher: Socket) -> tuple[bytes, bool] | None:
-    """A topic that got a subscriber (True) or lost its last one, or None if none did."""
-    while True:
-        try:
-            change = publisher.recv(zmq.DONTWAIT)
-        except zmq.Again:
-            return None
-        if change[:1] in (b"\x00", b"\x01"):  # an XSUB may send anything else besides
-            return change[1:], change[:1] == b"\x01"
+    """A topic that got a subscriber (True) or lost its last one, or None if none did.
+
+    A topic of no bytes stands for what is no subscription: an XSUB may send anything.
+    """
+    try:
+        change = publisher.recv(zmq.DONTWAIT)
+    except zmq.Again:
+        return None
+    if change[:1] not in (b"\x00", b"\x01"):
+        return b"", False
+    return change[1:], change[:1] == b"\x01"
 
 
 def receive(socket: Socket, *, prefixes: int = 0) -> tuple[list[bytes], Message] | None:

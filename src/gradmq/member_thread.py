@@ -49,7 +49,7 @@ from gradmq.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-#: The loop looks at its clocks at least this often.
+#: The loop looks at its clocks at least this often; who waits for it, at signals.
 LONGEST_SLEEP_S = 0.5
 
 #: A thread whose owner was dropped, or whose program ends, is waited for no longer than this.
@@ -169,8 +169,17 @@ class MemberThread(threading.Thread):
         self._wake_write.close()
 
     def wait_for(self, ready: Callable[[], bool], timeout_s: float) -> bool:
-        """Wait, with ``lock`` held, until ``ready`` or the deadline; raises ``error``."""
-        self.lock.wait_for(lambda: self.error is not None or ready(), timeout_s)
+        """Wait, with ``lock`` held, until ``ready`` or the deadline; raises ``error``.
+
+        Wakes now and then: a Ctrl-C that the system gave to another thread is heard here.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self.lock.wait_for(
+            lambda: self.error is not None or ready(),
+            max(0.0, min(deadline - time.monotonic(), LONGEST_SLEEP_S)),
+        ):
+            if time.monotonic() >= deadline:
+                break
         if self.error is not None:
             raise self.error
         return ready()
