@@ -244,6 +244,8 @@ def test_a_step_that_timed_out_is_under_way_and_not_pushed_again(
 def test_ctrl_c_inside_a_step_loses_nothing(
     cluster: gradmq.LocalCluster, stopped_shard: Callable[[], None]
 ) -> None:
+    # Where the tests run in the background of a shell, it has had the signal ignored.
+    handler = signal.signal(signal.SIGINT, signal.default_int_handler)
     model = small()
     with gradmq.Worker(model, cluster.address, max_in_flight=1) as worker:
         before = cluster.versions()[0][1]
@@ -260,6 +262,7 @@ def test_ctrl_c_inside_a_step_loses_nothing(
         backward(model)
         worker.step()
         assert cluster.versions()[0][1] == before + 2
+    signal.signal(signal.SIGINT, handler)
 
 
 # -- notebooks -------------------------------------------------------------------------------------
