@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import crc32c
 import numpy as np
 
+from gradmq.binding import is_finite
 from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Run
 from gradmq.ps.optim import BLOCK, Optimizer, State, Vector
@@ -124,9 +124,3 @@ def _placed(blocks: Iterator[Vector], runs: Sequence[Run]) -> Iterator[tuple[int
             at, used = at + take, used + take
             if used == size:
                 index, used = index + 1, 0
-
-
-def is_finite(vector: Vector) -> bool:
-    """True if no element is NaN or infinite; a dot product is the fastest pass over memory."""
-    with np.errstate(over="ignore"):  # finite elements may have squares that are not
-        return math.isfinite(np.dot(vector, vector)) or bool(np.isfinite(vector).all())

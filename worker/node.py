@@ -91,7 +91,8 @@ class WorkerThread(MemberThread):
         if self.session.fenced:
             return self.member.waiting_for(now) or "broker: a new session"
         waiting = self.session.waiting_for(now)
-        if not waiting and self.pulling and self.replica.fetching:
+        asked = self.pulling or not self.replica.is_whole()
+        if not waiting and asked and self.replica.fetching:
             waiting = f"shard {self.replica.fetching[0]}: its newest parameters"
         away = self.member.waiting_for(now)
         return f"{waiting}; {away}" if waiting and away else waiting
@@ -192,6 +193,7 @@ class WorkerThread(MemberThread):
                 self._on_replica(shard, now)
         is_open = attached.ring is not None and not why
         if not is_open and self._transport == "shm":
+            why = why or "it has no shared memory to offer; its log says why"
             raise JoinRefused(f"network.transport is shm, but shard {shard}: {why}")
         if why:
             log.info("shard %d is reached over TCP: %s", shard, why)

@@ -53,12 +53,11 @@ class Gradients:
         in its place in a slot is not copied.
         """
         crcs = []
-        with np.errstate(over="ignore"):  # finite elements may have squares that are not
-            for shard, (pieces, slot) in enumerate(zip(self._pieces, slots, strict=True)):
-                crc = _pack(pieces, self._flat, slot, bool(summed) and summed[shard])
-                if crc is None:
-                    return None
-                crcs.append(crc)
+        for shard, (pieces, slot) in enumerate(zip(self._pieces, slots, strict=True)):
+            crc = _pack(pieces, self._flat, slot, bool(summed) and summed[shard])
+            if crc is None:
+                return None
+            crcs.append(crc)
         return crcs
 
     def packed(self) -> tuple[list[Vector], bool]:
@@ -206,7 +205,7 @@ def _pack(
             at += block.size
             if at - seen >= BLOCK or (last == 0 and start + BLOCK >= piece.size):
                 full, seen = slot[seen:at], at
-                if not _is_finite(full):
+                if not is_finite(full):
                     return None
                 if summed:
                     crc = crc32c.crc32c(full.data, crc)
@@ -222,7 +221,7 @@ def _pack_few(
     cut = [flat[p.tensor][p.start : p.start + p.size] for p in pieces]
     full = slot[: sum([p.size for p in pieces])]
     np.concatenate(cut, out=full)
-    if not _is_finite(full):
+    if not is_finite(full):
         return None
     return crc32c.crc32c(full.data) if summed else 0
 
@@ -232,11 +231,14 @@ def _address(vector: Vector) -> int:
     return address
 
 
-def _is_finite(block: Vector) -> bool:
+def is_finite(block: Vector) -> bool:
+    """True if no element is NaN or infinite."""
     # A dot product is the fastest pass over memory; of few elements, one that keeps the
     # interpreter's lock is: giving it up invites the network's thread to take it.
-    if block.size > FEW and math.isfinite(np.dot(block, block)):
-        return True
+    if block.size > FEW:
+        with np.errstate(over="ignore"):  # finite elements may have squares that are not
+            if math.isfinite(np.dot(block, block)):
+                return True
     return bool(np.isfinite(block).all())
 
 

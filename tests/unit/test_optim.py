@@ -9,11 +9,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from gradmq.binding import Gradients
+from gradmq.binding import Gradients, is_finite
 from gradmq.errors import SettingsError
 from gradmq.layout import Layout, Tensor
 from gradmq.ps.optim import BLOCK, SGD, optimizer_from
-from gradmq.ps.parameters import is_finite
 from gradmq.ps.policy import Unbounded
 from gradmq.ps.shard import Shard
 from gradmq.wire.codec import array_payload, payload_crc
