@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -89,12 +90,13 @@ def test_a_signal_ends_it_and_everything_it_started(
 
 
 def wait_for_module(process: subprocess.Popen[bytes], module: str) -> None:
-    """Until a child of this process runs that module."""
+    """Until a child of this process runs that module; one that has just ended has no command."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for child in psutil.Process(process.pid).children():
-            if module in child.cmdline():
-                return
+            with contextlib.suppress(psutil.NoSuchProcess):
+                if module in child.cmdline():
+                    return
         time.sleep(0.05)
     raise AssertionError(f"no child became {module}")
 
