@@ -24,6 +24,7 @@ from safetensors.numpy import save_file
 
 from gradmq.durable import write_atomically
 from gradmq.errors import CheckpointError, RemoteProtocolError
+from gradmq.failpoints import failpoint
 from gradmq.layout import Layout
 from gradmq.ps.state import Row, ShardState
 from gradmq.wire.messages import Verdict
@@ -58,9 +59,12 @@ def save(state_dir: Path, run: str, layout: Layout, index: int, state: ShardStat
     text = json.dumps(_metadata(run, layout, index, state, tensors))
     metadata = {"gradmq": text, "gradmq.crc32c": _crc(text)}
     try:
+        failpoint("checkpoint.before_write")
         write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
+        failpoint("checkpoint.after_write")
         for release in _superseded(saved_releases(state_dir, index)):
             release_path(state_dir, index, release).unlink(missing_ok=True)
+        failpoint("checkpoint.after_drop")
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"cannot write checkpoint {path}: {error}") from None
     return path

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from gradmq import failpoints
 from gradmq.errors import SettingsError
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -194,7 +195,7 @@ def _from_environment(environment: Mapping[str, str]) -> Iterator[tuple[str, str
     for variable, value in environment.items():
         if variable in known:
             yield known[variable], value
-        elif variable.startswith("GRADMQ_"):
+        elif variable.startswith("GRADMQ_") and variable != failpoints.VARIABLE:
             raise SettingsError(
                 f"environment variable {variable} is no setting; see `gradmq run --help-all`"
             )

@@ -7,18 +7,23 @@ from collections.abc import Callable
 from pathlib import Path
 
 from gradmq.errors import CheckpointError
+from gradmq.failpoints import failpoint
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Let ``write`` fill a file beside ``path``, then make it ``path`` for good; raises OSError."""
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    failpoint("durable.before_write")
     try:
         write(beside)
+        failpoint("durable.after_write")
         _sync(beside)
+        failpoint("durable.after_sync")
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+    failpoint("durable.after_rename")
     _sync(path.parent)
 
 
