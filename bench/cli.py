@@ -42,6 +42,9 @@ def push(
         int, Parameter(help="Pushes a worker may have under way.", validator=FROM_1)
     ] = 1,
     shards: Annotated[int, Parameter(help="Parameter server processes.", validator=FROM_1)] = 1,
+    durability: Annotated[
+        Literal["memory", "journal"], Parameter(help="What a verdict means: see run.durability.")
+    ] = "memory",
     seconds: Seconds = 8.0,
     warmup: Warmup = 2.0,
     json_: Json = False,
@@ -52,7 +55,7 @@ def push(
     from gradmq.bench.echo import EchoCase
     from gradmq.bench.push import measure
 
-    case = EchoCase(mb, workers, transport, in_flight, shards, seconds, warmup)
+    case = EchoCase(mb, workers, transport, in_flight, shards, seconds, warmup, durability)
     with _ended_by_signals():
         result = measure(case).as_json()
     for section in sections.push([result]):

@@ -31,6 +31,8 @@ class EchoCase:
     shards: int
     seconds: float
     warmup: float
+    durability: str = "memory"
+    """``memory`` or ``journal``."""
 
 
 @dataclass(frozen=True)

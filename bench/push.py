@@ -87,6 +87,7 @@ def cluster_for(case: EchoCase) -> LocalCluster:
         settings={
             "ps.push_budget_mb": max(1024, under_way_mb),
             **transport_setting(case.transport),
+            "run.durability": case.durability,
         },
     )
 

@@ -356,6 +356,11 @@ class Members:
     def shard(self, index: int) -> Member | None:
         return next((m for m in self.shard_members() if m.shard == index), None)
 
+    def saved_releases(self) -> list[tuple[int, ...]]:
+        """What each shard has on disk, as last reported; none of a shard that is away."""
+        members = (self.shard(index) for index in range(self.shards))
+        return [tuple(m.report.get("saved", ())) if m else () for m in members]
+
     def versions(self) -> tuple[Version, ...] | None:
         """Of all shards, as last reported; None if one is away or not ready."""
         members = [m for m in self.shard_members() if m.ready and m.addresses and m.report]

@@ -121,7 +121,9 @@ class BrokerNode:
             case AskStatus():
                 self._send(peer, Status(status=self.status(now)))
             case AskRelease():
-                self._releases.on_ask(peer, message.save)
+                on_disk = self._members.saved_releases()
+                effects = self._releases.on_ask(peer, message.save, message.contents_of, on_disk)
+                self._perform(effects)
             case AskStop():
                 log.info("stopping all workers: %s", message.reason)
                 self._members.on_stop()

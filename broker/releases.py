@@ -7,6 +7,7 @@ A release is a version vector, not a cut through pushes.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from gradmq.wire.messages import (
@@ -30,6 +31,7 @@ SAVE_DEADLINE_S = 60.0
 class _Request:
     peer: bytes
     save: bool
+    contents_of: int | None
 
 
 @dataclass(slots=True)
@@ -104,9 +106,28 @@ class Releases:
         """A member knows this release: numbers go on from there."""
         self._last = max(self._last, release)
 
-    def on_ask(self, peer: bytes, save: bool) -> None:
-        """Somebody wants a release, of the state from now on."""
-        self._requests.append(_Request(peer, save))
+    def on_ask(
+        self,
+        peer: bytes,
+        save: bool,
+        contents_of: int | None = None,
+        on_disk: Sequence[Collection[int]] = (),
+    ) -> list[ReleaseEffect]:
+        """Somebody wants a release: of the state from now on, or the contents of an older one.
+
+        That one must be ``on_disk``, what each shard has there: nobody goes back alone.
+        """
+        if contents_of is not None:
+            lacking = [i for i, saved in enumerate(on_disk) if contents_of not in saved]
+            if lacking or not on_disk:
+                common = sorted(set.intersection(*map(set, on_disk))) if on_disk else []
+                error = (
+                    f"release {contents_of} is not on the disk of shards {lacking}; "
+                    f"all of them have {common}"
+                )
+                return self._answer([_Request(peer, save, contents_of)], contents_of, error)
+        self._requests.append(_Request(peer, save, contents_of))
+        return []
 
     def on_time(
         self, now: float, versions: tuple[Version, ...] | None, followed: bool = True
@@ -134,7 +155,8 @@ class Releases:
         return now >= self._save_at and self._saving is None and unsaved
 
     def _begin(self, now: float, versions: tuple[Version, ...]) -> Begin:
-        asked = any(request.save for request in self._requests)
+        requests, self._requests = _of_one_content(self._requests)
+        asked = any(request.save for request in requests)
         assert self._save_at is not None
         periodic = now >= self._save_at and self._saving is None
         save = asked or periodic
@@ -143,10 +165,10 @@ class Releases:
         self._due_at = now + self._every_s
         self._last += 1
         self._labelled_versions = versions
-        self._open = _Open(self._last, save, now + LABEL_DEADLINE_S, self._requests)
-        self._requests = []
+        self._open = _Open(self._last, save, now + LABEL_DEADLINE_S, requests)
         closed = self.manifest.release if self.manifest else 0
-        return Begin(Label(release=self._last, save=save, closed=closed))
+        contents_of = next((r.contents_of for r in requests if r.contents_of is not None), None)
+        return Begin(Label(release=self._last, save=save, closed=closed, contents_of=contents_of))
 
     def on_labelled(self, message: Labelled, now: float) -> list[ReleaseEffect]:
         """One shard has labelled; the last one closes the release."""
@@ -221,6 +243,14 @@ class Releases:
     def _answer(requests: list[_Request], number: int, error: str = "") -> list[ReleaseEffect]:
         message = ReleaseMade(release=number, error=error)
         return [AnswerRelease(request.peer, message) for request in requests]
+
+
+def _of_one_content(requests: list[_Request]) -> tuple[list[_Request], list[_Request]]:
+    """Those that one release can answer, and the rest: two rollbacks are two releases."""
+    contents = [r.contents_of for r in requests if r.contents_of is not None]
+    other = next((i for i, r in enumerate(requests) if r.contents_of not in (None, *contents[:1])),
+                 len(requests))  # fmt: skip
+    return requests[:other], requests[other:]
 
 
 def _is_newer(reported: tuple[Version, ...], known: tuple[Version, ...]) -> bool:

@@ -9,6 +9,7 @@ once, from the same instant.
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections import deque
 from collections.abc import Iterable
@@ -29,9 +30,11 @@ from gradmq.layout import Layout
 from gradmq.ps.state import Row, ShardState
 from gradmq.wire.messages import Verdict
 
+log = logging.getLogger(__name__)
+
 FORMAT = 1
 
-#: The newest that stay; a run that ends badly has one to fall back on.
+#: The newest that stay unless told otherwise; a run that ends badly has one to fall back on.
 KEPT = 3
 
 _NAME = re.compile(r"release-(\d+)\.safetensors")
@@ -52,8 +55,10 @@ def saved_releases(state: Path, index: int) -> list[int]:
     return sorted(int(name[1]) for name in names if name)
 
 
-def save(state_dir: Path, run: str, layout: Layout, index: int, state: ShardState) -> Path:
-    """Write one checkpoint and drop the oldest beyond KEPT; raises CheckpointError."""
+def save(
+    state_dir: Path, run: str, layout: Layout, index: int, state: ShardState, kept: int = KEPT
+) -> Path:
+    """Write one checkpoint and drop the oldest beyond ``kept``, 0: none; raises CheckpointError."""
     path = release_path(state_dir, index, state.release)
     tensors = {"parameters": state.parameters, **_prefixed(state.optimizer)}
     text = json.dumps(_metadata(run, layout, index, state, tensors))
@@ -62,7 +67,7 @@ def save(state_dir: Path, run: str, layout: Layout, index: int, state: ShardStat
         failpoint("checkpoint.before_write")
         write_atomically(path, lambda beside: save_file(tensors, beside, metadata))
         failpoint("checkpoint.after_write")
-        for release in _superseded(saved_releases(state_dir, index)):
+        for release in _superseded(saved_releases(state_dir, index), kept):
             release_path(state_dir, index, release).unlink(missing_ok=True)
         failpoint("checkpoint.after_drop")
     except (OSError, SafetensorError) as error:
@@ -89,14 +94,34 @@ def load(state_dir: Path, index: int, release: int) -> tuple[str, Layout, ShardS
 
 
 def load_newest(state_dir: Path, index: int) -> tuple[str, Layout, ShardState] | None:
-    """The newest checkpoint of a shard, or None if it has none; raises CheckpointError."""
+    """The newest checkpoint that is whole; None if there are none.
+
+    Raises CheckpointError if there are some and none is.
+    """
     releases = saved_releases(state_dir, index)
-    return load(state_dir, index, releases[-1]) if releases else None
+    for release in reversed(releases):
+        try:
+            return load(state_dir, index, release)
+        except CheckpointError as error:
+            if release == releases[0]:
+                raise
+            log.error("%s; going on with an older one", error)
+    return None
 
 
-def _superseded(releases: Iterable[int]) -> list[int]:
+def journal_position(state_dir: Path, index: int, release: int) -> int:
+    """Up to which record of the journal a checkpoint holds everything; raises CheckpointError."""
+    path = release_path(state_dir, index, release)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return int(json.loads((file.metadata() or {})["gradmq"]).get("position", 0))
+    except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error}") from None
+
+
+def _superseded(releases: Iterable[int], kept: int) -> list[int]:
     # Release 0 is where the run began; it stays, to compare with and to start again from.
-    return [release for release in releases if release > 0][:-KEPT]
+    return [release for release in releases if release > 0][:-kept] if kept else []
 
 
 def _prefixed(optimizer: dict[str, Any]) -> dict[str, Any]:
@@ -118,6 +143,8 @@ def _metadata(
         "fenced_up_to": state.fenced_up_to,
         "spared": sorted(state.spared),
         "lineage": state.lineage,
+        "position": state.position,
+        "floor": state.floor,
         "rows": {
             session: {
                 "name": row.name,
@@ -161,12 +188,15 @@ def _checked(
         release=int(metadata["release"]),
         fenced_up_to=int(metadata["fenced_up_to"]),
         spared=frozenset(int(session) for session in metadata["spared"]),
+        position=int(metadata.get("position", 0)),
+        floor=int(metadata.get("floor", 0)),
     )
     return str(metadata["run"]), layout, state
 
 
 def _row(row: dict[str, Any]) -> Row:
-    return Row(row["name"], int(row["last_seq"]), deque(_verdict(v) for v in row["verdicts"]))
+    last_seq = int(row["last_seq"])
+    return Row(row["name"], last_seq, deque(_verdict(v) for v in row["verdicts"]), last_seq)
 
 
 def _verdict(values: dict[str, Any]) -> Verdict:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradmq.ps.journal.records import Record
 from gradmq.ps.state import ShardState
 from gradmq.wire.messages import (
+    AskRelease,
     Attached,
     Beacon,
     Labelled,
@@ -40,7 +42,7 @@ class Publish:
 class TellBroker:
     """Effect: send this to the broker."""
 
-    message: Labelled
+    message: Labelled | AskRelease
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,4 +53,12 @@ class Save:
     state: ShardState
 
 
-Effect = Reply | Publish | TellBroker | Save
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Effect: write this to the journal, and say ``Shard.on_durable`` once it is on disk."""
+
+    position: int
+    record: Record
+
+
+Effect = Reply | Publish | TellBroker | Save | Append

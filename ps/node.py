@@ -9,10 +9,11 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import socket as sockets
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +21,23 @@ import zmq
 
 from gradmq import link
 from gradmq.durable import next_incarnation, remove_unfinished
-from gradmq.errors import CheckpointError, JoinRefused, RemoteProtocolError, SettingsError
+from gradmq.errors import (
+    CheckpointError,
+    JoinRefused,
+    JournalError,
+    RemoteProtocolError,
+    SettingsError,
+)
 from gradmq.layout import Layout
 from gradmq.membership import BROKER_SILENT_S, Membership
 from gradmq.ps import checkpoint
-from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
+from gradmq.ps.effects import Append, Effect, Publish, Reply, Save, TellBroker
+from gradmq.ps.journal.records import Opened
+from gradmq.ps.journal.segments import End, journal_folder
+from gradmq.ps.journal.writer import JournalWriter
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from
+from gradmq.ps.recovery import forget_journal, recover
 from gradmq.ps.sessions import NOTHING_SHARED, SharedSlots
 from gradmq.ps.shard import Shard
 from gradmq.ps.state import ShardState
@@ -48,6 +59,7 @@ from gradmq.wire.messages import (
     Query,
     Refused,
     Rejoin,
+    ReleaseMade,
     Renewed,
     Saved,
     Seed,
@@ -61,6 +73,9 @@ log = logging.getLogger(__name__)
 #: that are told together push together, and the shard has nothing to do while they compute.
 PUSHES_PER_PASS = 64
 LONGEST_PASS_S = 0.0005
+
+#: At the end, decisions have so long to reach the disk.
+JOURNAL_CLOSE_S = 5.0
 
 #: Requests, and subscriptions, heard in one pass.
 CONTROL_PER_PASS = 256
@@ -81,6 +96,8 @@ class PsOptions:
     push_budget_bytes: int
     restore_release: int | None
     """The release to start from; None: the newest on disk."""
+    kept_checkpoints: int
+    """How many of the newest stay on disk, and the journal since then; 0: all."""
 
 
 class PsNode:
@@ -97,12 +114,14 @@ class PsNode:
         self._shard: Shard | None = None
         self._layout: Layout | None = None
         self._restored: ShardState | None = None
+        self._journal_end = End()
+        self._journal: JournalWriter | None = None
         self._ring: SharedMemory | None = None
         self._run_name: str | None = None
         self._directory: Directory | None = None
         self._leaving: list[tuple[int | None, zmq.MessageTracker]] = []
         """Publications that some connection has not taken yet, oldest first, and their slots."""
-        self._saves: list[tuple[int, Future[Path]]] = []
+        self._saves: list[tuple[int, Future[None]]] = []
         self._addresses: tuple[str, ...] = ()
         self._newest_saved = 0
         self._said_to_wait = False
@@ -113,8 +132,8 @@ class PsNode:
         folder = checkpoint.shard_folder(options.state, options.shard)
         with _exclusive(folder), ExitStack() as stack:
             remove_unfinished(folder)
-            self._read_checkpoint()
             self._incarnation = next_incarnation(folder / "incarnation")
+            self._recover()
             self._context = stack.enter_context(zmq.Context())
             self._stack = stack
             self._broker = stack.enter_context(link.dealer(self._context, options.broker))
@@ -125,21 +144,19 @@ class PsNode:
             while not stopped():
                 sleep_s = self._sleep_s(time.monotonic())
                 self._pass(dict(self._poller.poll(int(1000 * sleep_s) + 1)))
+            self._close_journal()
             link.send(self._broker, Goodbye())
             self._broker.setsockopt(zmq.LINGER, 500)
 
-    def _read_checkpoint(self) -> None:
+    def _recover(self) -> None:
         options = self._options
         saved = checkpoint.saved_releases(options.state, options.shard)
         self._newest_saved = max(saved, default=0)
-        if options.restore_release is not None:
-            found = checkpoint.load(options.state, options.shard, options.restore_release)
-        else:
-            newest = checkpoint.load_newest(options.state, options.shard)
-            if newest is None:
-                return
-            found = newest
-        self._run_name, self._layout, self._restored = found
+        found = recover(options.state, options.shard, options.restore_release, self._incarnation)
+        if found is None:
+            return
+        self._run_name, self._layout, self._restored = found.run, found.layout, found.state
+        self._journal_end = found.end
         log.info(
             "restored shard %d at version %d, release %d",
             options.shard,
@@ -172,6 +189,7 @@ class PsNode:
         part = layout.parts[options.shard]
         self._ring = _shared_ring(part.size, welcome.settings.get("transport", "auto"))
         memory = self._ring.memory if self._ring else own_memory(part.size)
+        journalled = welcome.settings.get("durability", "memory") == "journal"
         self._shard = Shard(
             welcome.run,
             layout,
@@ -182,10 +200,13 @@ class PsNode:
             options.push_budget_bytes,
             RingWriter(memory, part.size, fence),
             self._ring.segment if self._ring else None,
+            journalled,
         )
         if self._restored is not None:
             self._shard.restore(self._restored)
             self._restored = None
+        if journalled:
+            self._open_journal(self._shard, layout)
         self._pull = self._stack.enter_context(link.pull(self._context))
         self._pub = self._stack.enter_context(link.publisher(self._context, part.nbytes))
         self._control = self._stack.enter_context(link.router(self._context))
@@ -200,6 +221,28 @@ class PsNode:
         self._shard.on_readers(False)
         self._member.rejoin(time.monotonic())
         log.info("serving %d parameters of shard %d", self._shard.part.size, options.shard)
+
+    def _open_journal(self, shard: Shard, layout: Layout) -> None:
+        options = self._options
+        opened = Opened(
+            run=shard.run,
+            shard=options.shard,
+            incarnation=self._incarnation,
+            layout=layout.to_bytes(),
+            optimizer=shard.optimizer_settings,
+            lineage=shard.lineage,
+        )
+        folder = journal_folder(checkpoint.shard_folder(options.state, options.shard))
+        self._journal_news, write = sockets.socketpair()
+        for end in (self._journal_news, write):
+            self._stack.enter_context(end).setblocking(False)
+
+        def wake() -> None:
+            with suppress(BlockingIOError):  # full: it will wake anyway
+                write.send(b"w")
+
+        self._journal = JournalWriter(folder, opened, self._journal_end, wake)
+        self._poller.register(self._journal_news, zmq.POLLIN)
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -220,16 +263,40 @@ class PsNode:
                 self._receive_subscriptions(self._shard)
         if self._broker in ready:
             self._receive_from_broker()
+        if self._journal is not None and self._journal_news.fileno() in ready:
+            self._journal_news.recv(4096)
+            self._say_what_is_durable()
         if self._shard is not None:
             now = time.monotonic()
             self._look_at_leaving(self._shard, now)
             self._perform(self._shard.on_time(now, self._push_waiting()))
         self._collect_saves()
         self._say_if_waiting(time.monotonic())
-        report = self._shard.report if self._shard else lambda: {"waiting_for": "the layout"}
-        due = self._member.on_time(time.monotonic(), report)
+        due = self._member.on_time(time.monotonic(), self._report)
         if due is not None and not link.send(self._broker, due):
             self._member.not_sent(time.monotonic())
+
+    def _say_what_is_durable(self) -> None:
+        assert self._journal is not None and self._shard is not None
+        self._perform(self._shard.on_durable(self._journal.durable))
+        if self._journal.error is not None:
+            raise self._journal.error
+
+    def _close_journal(self) -> None:
+        """What was decided is still written, and said."""
+        if self._journal is None:
+            return
+        left = self._journal.close(JOURNAL_CLOSE_S)
+        self._say_what_is_durable()
+        if left:
+            log.warning("%d decisions were not written in time; nobody was told of them", left)
+
+    def _report(self) -> dict[str, object]:
+        if self._shard is None:
+            return {"waiting_for": "the layout"}
+        options = self._options
+        saved = checkpoint.saved_releases(options.state, options.shard)
+        return {**self._shard.report(), "saved": saved}
 
     def _say_if_waiting(self, now: float) -> None:
         waiting = self._member.silent_s(now) > BROKER_SILENT_S
@@ -343,11 +410,14 @@ class PsNode:
                 case Directory():
                     self._on_directory(message, now)
                 case Label() if self._shard is not None:
-                    self._perform(self._shard.on_label(message))
+                    self._on_label(self._shard, message, now)
                 case Rejoin():
                     self._member.rejoin(now)
                 case Renewed():
                     self._member.on_renewed(message, now)
+                case ReleaseMade():
+                    if message.error:
+                        log.warning("the checkpoint that was asked for: %s", message.error)
                 case Refused(reason="run"):
                     raise JoinRefused(
                         f"the state in {self._options.state} is of run {self._run_name}; "
@@ -357,6 +427,18 @@ class PsNode:
                     raise JoinRefused(f"broker {self._options.broker}: {message.text}")
                 case _:
                     log.warning("a %s of the broker was ignored", message.KIND)
+
+    def _on_label(self, shard: Shard, label: Label, now: float) -> None:
+        contents: ShardState | None = None
+        if label.contents_of is not None:
+            options = self._options
+            try:
+                _, _, contents = checkpoint.load(options.state, options.shard, label.contents_of)
+            except CheckpointError as error:
+                log.error("cannot go back to release %d: %s", label.contents_of, error)
+                return  # the broker abandons the release, and says so to whoever asked
+            log.warning("going back to release %d, as release %d", label.contents_of, label.release)
+        self._perform(shard.on_label(label, contents, now))
 
     def _on_welcome(self, welcome: Welcome, now: float) -> None:
         self._run_name = welcome.run
@@ -387,6 +469,9 @@ class PsNode:
                     link.send(self._broker, effect.message)
                 case Save():
                     self._save(effect)
+                case Append():
+                    assert self._journal is not None
+                    self._journal.append(effect.position, effect.record)
 
     def _publish(self, effect: Publish) -> None:
         message = effect.message
@@ -400,21 +485,22 @@ class PsNode:
 
     def _save(self, effect: Save) -> None:
         assert self._layout is not None and self._run_name is not None
-        future = self._writer.submit(
-            checkpoint.save,
-            self._options.state,
-            self._run_name,
-            self._layout,
-            self._options.shard,
-            effect.state,
-        )
+        future = self._writer.submit(self._write, self._run_name, self._layout, effect.state)
         self._saves.append((effect.release, future))
+
+    def _write(self, run: str, layout: Layout, state: ShardState) -> None:
+        """In the thread that writes checkpoints."""
+        options = self._options
+        kept = options.kept_checkpoints
+        checkpoint.save(options.state, run, layout, options.shard, state, kept)
+        if kept:
+            forget_journal(options.state, options.shard)
 
     def _collect_saves(self) -> None:
         for release, future in [save for save in self._saves if save[1].done()]:
             self._saves.remove((release, future))
             failure = future.exception()
-            if isinstance(failure, CheckpointError):
+            if isinstance(failure, CheckpointError | JournalError):
                 log.error("%s", failure)
             elif failure is not None:
                 raise failure

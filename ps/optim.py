@@ -26,6 +26,15 @@ BLOCK = 1 << 18
 class Optimizer(Protocol):
     """Applies a gradient to a part of a shard."""
 
+    @property
+    def lr(self) -> float:
+        """The learning rate of the next step."""
+        ...
+
+    def settings(self) -> dict[str, Any]:
+        """What ``optimizer_from`` makes the same optimizer from."""
+        ...
+
     def state(self, size: int) -> State:
         """Fresh state for ``size`` elements; empty if there is nothing to remember."""
         ...

@@ -34,7 +34,7 @@ class Parameters:
 
     def __init__(self, size: int, optimizer: Optimizer, ring: RingWriter) -> None:
         self._size = size
-        self._optimizer = optimizer
+        self.optimizer = optimizer
         self._ring = ring
         self.state = optimizer.state(size)
         self.version: int | None = None
@@ -54,7 +54,7 @@ class Parameters:
     def install(self, values: Vector, state: State, version: int) -> None:
         """First parameters; what ``state`` lacks begins fresh."""
         self._ring.begin()[:] = values
-        fresh = self._optimizer.state(self._size)
+        fresh = self.optimizer.state(self._size)
         self.state = {k: np.array(state.get(k, v), np.float32) for k, v in fresh.items()}
         self._commit(version)
 
@@ -81,7 +81,7 @@ class Parameters:
                 np.subtract(old[now], values, out=new[now])
             else:
                 state = {name: vector[now] for name, vector in self.state.items()}
-                self._optimizer.apply(old[now], new[now], values, state, weight)
+                self.optimizer.apply(old[now], new[now], values, state, weight)
         _copy(old, new, done, self._size)
         self._commit(self.version + 1)
 

@@ -6,6 +6,7 @@ row survives restarts, its attachment does not.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -51,6 +52,8 @@ class Sessions:
         self.fenced_up_to = 0
         self.spared: frozenset[int] = frozenset()
         """Sessions up to there that are not fenced."""
+        self._unwritten: deque[tuple[int, Row, int]] = deque()
+        """(position in the journal, row, seq) of what was decided and is not on disk yet."""
         self._ended: set[int] = set()
         """Sessions that detached and that the directory still lists."""
 
@@ -101,10 +104,17 @@ class Sessions:
         free = self._budget_bytes // max(1, self._push_bytes) - sum(others)
         return max(0 if others else 1, min(attach.window, free, MAX_WINDOW))
 
-    def decided(self, session: int, verdict: Verdict) -> None:
-        """Remember what was decided on the next push of an attached session."""
+    def decided(self, session: int, verdict: Verdict, position: int | None = None) -> None:
+        """Remember what was decided on the next push of an attached session.
+
+        With a position in the journal, nobody is told before ``on_durable`` has reached it.
+        """
         row, attachment = self.rows[session], self.attached[session]
         row.last_seq = verdict.seq
+        if position is None:
+            row.said_up_to = verdict.seq
+        else:
+            self._unwritten.append((position, row, verdict.seq))
         row.verdicts.append(verdict)
         while len(row.verdicts) > attachment.window:
             row.verdicts.popleft()
@@ -116,9 +126,23 @@ class Sessions:
         if self.rows.pop(session, None) is not None:
             self._ended.add(session)
 
+    def on_durable(self, position: int) -> None:
+        """The journal is on disk up to there."""
+        while self._unwritten and self._unwritten[0][0] <= position:
+            _, row, seq = self._unwritten.popleft()
+            row.said_up_to = seq
+
     def take_pending(self) -> Iterator[tuple[int, Attachment, tuple[Verdict, ...]]]:
-        """The verdicts given since the last call, by session."""
+        """The verdicts that may be said and were not said yet, by session."""
         for session, attachment in self.attached.items():
-            if attachment.pending:
+            if not attachment.pending:
+                continue
+            if not self._unwritten:
                 verdicts, attachment.pending = tuple(attachment.pending), []
+                yield session, attachment, verdicts
+                continue
+            up_to = self.rows[session].said_up_to
+            verdicts = tuple(v for v in attachment.pending if v.seq <= up_to)
+            if verdicts:
+                attachment.pending = [v for v in attachment.pending if v.seq > up_to]
                 yield session, attachment, verdicts

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
 from gradmq.errors import RemoteProtocolError
-from gradmq.layout import Layout, Run, contiguous_runs
+from gradmq.layout import Layout, Run
+from gradmq.ps.durability import Durability
 from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
+from gradmq.ps.journal.records import Decided, RolledBack, Seeded
+from gradmq.ps.journal.records import Labelled as LabelledRecord
 from gradmq.ps.optim import Optimizer, Vector
 from gradmq.ps.parameters import Gradient, NotFinite, Parameters
 from gradmq.ps.policy import Policy
@@ -40,6 +44,7 @@ from gradmq.wire.messages import (
     Label,
     Labelled,
     NotSeen,
+    Payload,
     Publication,
     Push,
     Query,
@@ -67,8 +72,12 @@ class Shard:
         push_budget_bytes: int = 1 << 30,
         ring: RingWriter | None = None,
         ring_segment: Segment | None = None,
+        journalled: bool = False,
     ) -> None:
-        """``ring_segment`` tells workers of this host where the ring lies; None: they use TCP."""
+        """``ring_segment`` tells workers of this host where the ring lies; None: they use TCP.
+
+        With ``journalled``, every decision is an Append too, and is said once that is durable.
+        """
         self.run = run
         self.layout = layout
         self.part = layout.parts[index]
@@ -87,7 +96,8 @@ class Shard:
         """The present version in memory of its own, if somebody asked for it."""
         self._releases: dict[int, Publication] = {}
         self._release = 0
-        self._all_runs = contiguous_runs(self.part.pieces)
+        self._floor = 0
+        self._durability = Durability(journalled, self.part.nbytes)
 
     # -- parameters: from the first to the last ---------------------------------------------------
 
@@ -105,11 +115,22 @@ class Shard:
         """The newest release this shard has labelled."""
         return self._release
 
+    @property
+    def optimizer_settings(self) -> dict[str, Any]:
+        """Of the optimizer, as settings that make it again."""
+        return self._parameters.optimizer.settings()
+
+    @property
+    def lineage(self) -> tuple[tuple[int, int], ...]:
+        """(incarnation, version it was restored at), oldest first; −1: it began with new ones."""
+        return self._lineage
+
     def restore(self, state: ShardState) -> None:
         """Continue from a checkpoint, as a new incarnation."""
         self._parameters.install(state.parameters, state.optimizer, state.version)
         self._lineage = (*state.lineage, (self.incarnation, state.version))
         self._release = state.release
+        self._durability.position, self._floor = state.position, state.floor
         self._sessions.restore(state.rows, state.fenced_up_to, state.spared)
 
     def on_seed(self, peer: bytes, seed: Seed) -> list[Effect]:
@@ -124,7 +145,7 @@ class Shard:
         values = payload_array(seed.payload, self.part.size, seed.crc, "f32")
         self._parameters.install(values, {}, 0)
         self._lineage = ((self.incarnation, -1),)
-        return []
+        return self._durability.record(lambda: Seeded(payload=seed.payload))
 
     def snapshot(self) -> ShardState:
         """A copy of the whole state."""
@@ -138,7 +159,14 @@ class Shard:
             release=self._release,
             fenced_up_to=self._sessions.fenced_up_to,
             spared=self._sessions.spared,
+            position=self._durability.position,
+            floor=self._floor,
         )
+
+    def on_durable(self, position: int) -> list[Effect]:
+        """The journal is on disk up to there: what waited for it may be said."""
+        self._sessions.on_durable(position)
+        return [*self._durability.on_durable(position), *self.take_verdicts()]
 
     # -- sessions ---------------------------------------------------------------------------------
 
@@ -157,6 +185,9 @@ class Shard:
         if not (self.ready and self._sessions.is_known(attach.session)):
             # The parameters, or the directory that lists it, are still under way: it asks again.
             return []
+        known = self._sessions.rows.get(attach.session)
+        if known is not None and known.said_up_to < known.last_seq:
+            return []  # what it wants to know is on its way to the disk: it asks again
         row = self._sessions.attach(peer, attach, shared.vectors)
         if isinstance(row, Refused):
             return [Reply(peer, row)]
@@ -196,7 +227,7 @@ class Shard:
         acknowledged = attach.oldest_unanswered - 1
         if row.last_seq >= acknowledged:
             return
-        row.last_seq = acknowledged
+        row.last_seq = row.said_up_to = acknowledged
         row.verdicts.clear()
         newest = attach.newest_seen
         if newest is not None and newest[0] < self.incarnation:
@@ -222,7 +253,9 @@ class Shard:
                 idle=not push_waiting,
             )
             return [Reply(peer, unseen)]
-        again = tuple(v for v in row.verdicts if v.seq >= query.seq)
+        if query.seq > row.said_up_to:
+            return []  # its verdict comes as soon as it is on disk
+        again = tuple(v for v in row.verdicts if query.seq <= v.seq <= row.said_up_to)
         if not again or again[0].seq != query.seq:
             # Not stored any more (its window shrank): attaching again ends it as unknown.
             del self._sessions.attached[query.session]
@@ -253,10 +286,43 @@ class Shard:
             attachment.pending.extend(v for v in row.verdicts if v.seq == push.seq)
             return []
         verdict, elements = self._decide(push, attachment.slots, now)
-        self._sessions.decided(push.session, verdict)
         nbytes = sum(map(len, push.payload)) if push.slot is None else 4 * elements
         self.tally.count(row.name, push, verdict, nbytes)
-        return []
+        if not self._durability.journalled:
+            self._sessions.decided(push.session, verdict)
+            return []
+        effects = self._durability.record(
+            lambda: self._decided(row.name, push, verdict, attachment.slots, elements)
+        )
+        self._sessions.decided(push.session, verdict, self._durability.position)
+        applied = verdict.outcome == "applied"
+        return effects + self._durability.on_applied(nbytes if applied else 0)
+
+    def _decided(
+        self, worker: str, push: Push, verdict: Verdict, slots: Sequence[Vector], elements: int
+    ) -> Decided:
+        """For the journal. A payload in a slot stays there until the worker has the verdict."""
+        payload: Payload = ()
+        if verdict.outcome == "applied":
+            payload = push.payload
+            if push.slot is not None:
+                payload = array_payload(slots[push.slot][:elements])
+        return Decided(
+            worker=worker,
+            session=push.session,
+            seq=push.seq,
+            base=push.base,
+            outcome=verdict.outcome,
+            version=verdict.version,
+            weight=verdict.weight,
+            staleness=verdict.staleness,
+            reason=verdict.reason,
+            lr=self._parameters.optimizer.lr,
+            present=push.present,
+            loss=push.loss,
+            samples=push.samples,
+            payload=payload,
+        )
 
     def take_verdicts(self) -> list[Effect]:
         """The verdicts given since the last call, one message per worker."""
@@ -313,6 +379,8 @@ class Shard:
     def _wrong_base(self, base: Version) -> str:
         """Rule *Lineage*: "" if the base version is part of this shard's past."""
         incarnation, version = base
+        if version < self._floor:
+            return "lost_base"
         if not self.ready or incarnation > self.incarnation:
             return "future"
         if incarnation == self.incarnation:
@@ -324,13 +392,7 @@ class Shard:
         """Where the push's elements belong, and how many there must be."""
         if push.layout != self.layout.hash:
             raise RemoteProtocolError(f"layout {push.layout}, this run has {self.layout.hash}")
-        if push.present is None:
-            return self._all_runs, self.part.size
-        tensors = len(self.layout.tensors)
-        if len(push.present) != (tensors + 7) // 8:
-            raise RemoteProtocolError(f"{len(push.present)} bytes for {tensors} tensors")
-        runs = contiguous_runs(self.part.select(_rows_of(push.present)))
-        return runs, sum(run[2] for run in runs)
+        return self.layout.runs(self.part.index, push.present)
 
     # -- publications and releases ----------------------------------------------------------------
 
@@ -433,21 +495,52 @@ class Shard:
             return [Reply(peer, Refused(reason="release", text=text))]
         return [Reply(peer, kept)]
 
-    def on_label(self, label: Label) -> list[Effect]:
-        """Rule *Release*: publish the present version under this number, changed or not."""
+    def on_label(
+        self, label: Label, contents: ShardState | None = None, now: float = 0.0
+    ) -> list[Effect]:
+        """Rule *Release*: publish the present version under this number, changed or not.
+
+        With ``contents``, what the label's older release holds becomes the present version first.
+        """
         if not self.ready or label.release <= self._release:
             return []
         self._release = label.release
+        effects = self._roll_back(label, contents, now) if contents else []
+        effects += self._durability.record(
+            lambda: LabelledRecord(release=label.release, version=self.version)
+        )
         part = replace(self._copied(), release=label.release)
         self._releases = {n: p for n, p in self._releases.items() if n == label.closed}
         self._releases[label.release] = part
         labelled = Labelled(
             release=label.release, shard=self.part.index, version=self.version, crc=part.crc
         )
-        effects: list[Effect] = [Publish(part), TellBroker(labelled)]
+        made: list[Effect] = [Publish(part), TellBroker(labelled)]
         if label.save:
-            effects.append(Save(label.release, self.snapshot()))
-        return effects
+            self._durability.on_saved()
+            made.append(Save(label.release, self.snapshot()))
+        return effects + self._durability.hold(made)
+
+    def _roll_back(self, label: Label, contents: ShardState, now: float) -> list[Effect]:
+        """A new version like any other; but no gradient of an older one counts any more."""
+        version = self.version[1] + 1
+        self._parameters.install(contents.parameters, contents.optimizer, version)
+        self._floor = version
+        self._copy = None
+        self._timing.on_apply(now)
+        optimizer = contents.optimizer
+        return self._durability.record(
+            lambda: RolledBack(
+                contents_of=label.contents_of or 0,
+                version=self.version,
+                optimizer=tuple(sorted(optimizer)),
+                payload=tuple(
+                    part
+                    for vector in (contents.parameters, *(optimizer[k] for k in sorted(optimizer)))
+                    for part in array_payload(vector)
+                ),
+            )
+        )
 
     def report(self) -> dict[str, object]:
         """For the broker's status."""
@@ -475,9 +568,3 @@ def _opened(push: Push, elements: int, slots: Sequence[Vector]) -> Gradient:
     if push.slot >= len(slots) or push.payload or push.codec != "f32":
         raise RemoteProtocolError(f"slot {push.slot} where {len(slots)} are open")
     return Gradient((slots[push.slot][:elements],), None)
-
-
-def _rows_of(present: bytes) -> frozenset[int]:
-    return frozenset(
-        8 * i + bit for i, byte in enumerate(present) for bit in range(8) if byte >> bit & 1
-    )

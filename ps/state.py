@@ -18,6 +18,8 @@ class Row:
     last_seq: int = 0
     verdicts: deque[Verdict] = field(default_factory=deque)
     """The last *window* of them, to be said again to whoever missed them."""
+    said_up_to: int = field(default=0, compare=False, repr=False)
+    """Verdicts up to this seq may be said: with a journal, those that are on disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,13 @@ class ShardState:
     """Sessions up to this one are over, but for the spared ones: what was decided of their pushes
     is forgotten, so they must never be attached again."""
     spared: frozenset[int] = frozenset()
+    position: int = 0
+    """Of the journal: what was decided up to there is in here."""
+    floor: int = 0
+    """The version of the last rollback: a gradient of an older one is not wanted any more."""
 
 
 def copied(rows: Mapping[int, Row]) -> dict[int, Row]:
-    return {s: Row(row.name, row.last_seq, deque(row.verdicts)) for s, row in rows.items()}
+    return {
+        s: Row(row.name, row.last_seq, deque(row.verdicts), row.last_seq) for s, row in rows.items()
+    }

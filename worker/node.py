@@ -181,6 +181,9 @@ class WorkerThread(MemberThread):
     def _on_attached(self, shard: int, attached: Attached, now: float) -> None:
         """This incarnation decides our pushes: now it is known how its parameters can be had."""
         assert self.replica is not None
+        if shard in self.replica.fetching:
+            # What the life before was asked for is not answered any more.
+            self.fetch_asked = True
         why = attached.not_shared
         if attached.ring is not None:
             try:

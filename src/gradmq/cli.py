@@ -208,6 +208,7 @@ def ps(
             insecure=network.insecure,
             push_budget_bytes=settings.ps.push_budget_mb * 1_000_000,
             restore_release=restore_release,
+            kept_checkpoints=settings.ps.keep_checkpoints,
         )
         PsNode(options).run(stop)
 
@@ -327,6 +328,12 @@ def stop(
         print(f"saved release {observer.make_release(True, limit_s)}")
     return 1 if left else 0
 
+
+app.command(
+    "gradmq.history.cli:app",
+    name="history",
+    help="What moved a run's weights, the same again without a worker, and back to a release.",
+)
 
 # Not imported before it is asked for: a benchmark is no part of what runs.
 app.command(

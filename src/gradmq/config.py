@@ -60,6 +60,11 @@ class RunSettings(_Section):
     evaluate_every: Duration = Field(5.0, description="evaluate the newest release; seconds")
     release_every: Duration = Field(1.0, description="label a release, if changed; seconds")
     save_every: Duration = Field(30.0, description="write a release to disk; seconds")
+    durability: Literal["memory", "journal"] = Field(
+        "memory",
+        description="what a verdict means: applied in memory, or on disk too, in a journal that "
+        "can be replayed",
+    )
     join_timeout: Duration = Field(60.0, description="wait for a role to join; seconds")
 
 
@@ -99,6 +104,9 @@ class PsSettings(_Section):
 
     push_budget_mb: int = Field(
         1024, ge=1, description="memory for pushes under way, of all workers of a shard; MB"
+    )
+    keep_checkpoints: int = Field(
+        3, ge=0, description="how many checkpoints stay, and the journal since them; 0: all"
     )
 
 
@@ -148,6 +156,7 @@ class Settings(BaseModel):
             "optimizer": self.optimizer.model_dump(),
             "staleness": staleness,
             "transport": self.network.transport,
+            "durability": self.run.durability,
         }
 
     def to_toml(self) -> str:

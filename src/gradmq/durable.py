@@ -18,13 +18,13 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     try:
         write(beside)
         failpoint("durable.after_write")
-        _sync(beside)
+        sync_path(beside)
         failpoint("durable.after_sync")
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
     failpoint("durable.after_rename")
-    _sync(path.parent)
+    sync_path(path.parent)
 
 
 def remove_unfinished(folder: Path) -> None:
@@ -62,7 +62,8 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text)
 
 
-def _sync(path: Path) -> None:
+def sync_path(path: Path) -> None:
+    """Have what a file or folder holds on disk; raises OSError."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

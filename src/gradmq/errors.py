@@ -14,6 +14,7 @@ GradmqError
 │   └── DrainTimeout        … for verdicts; ``.unanswered`` lists their seqs
 ├── Closed                  the object was closed, or belongs to a forked parent
 ├── CheckpointError         a checkpoint is missing, damaged or of another layout
+├── JournalError            a journal is damaged, of another run, or cannot be written
 └── RoleFailed              a process started by gradmq ended with an error
 """
 
@@ -80,6 +81,10 @@ class Closed(GradmqError):
 
 class CheckpointError(GradmqError):
     """A checkpoint is missing, damaged, or of another layout."""
+
+
+class JournalError(GradmqError):
+    """A journal is damaged, of another run or shard, or cannot be written."""
 
 
 class RoleFailed(GradmqError):

@@ -113,6 +113,24 @@ class Layout:
                 yield Piece(row, low - offset, low - start, high - low, tensor.kind == "buffer")
             offset += tensor.size
 
+    def runs(self, shard: int, present: bytes | None) -> tuple[list[Run], int]:
+        """Where the elements of a push to this shard belong, and how many it must have.
+
+        ``present`` has a bit per tensor, least significant first; None: all. Raises
+        RemoteProtocolError if it is not as long as the table.
+        """
+        part = self.parts[shard]
+        if present is None:
+            return self._all_runs[shard], part.size
+        if len(present) != (len(self.tensors) + 7) // 8:
+            raise RemoteProtocolError(f"{len(present)} bytes for {len(self.tensors)} tensors")
+        runs = contiguous_runs(part.select(_rows_of(present)))
+        return runs, sum(run[2] for run in runs)
+
+    @cached_property
+    def _all_runs(self) -> tuple[list[Run], ...]:
+        return tuple(contiguous_runs(part.pieces) for part in self.parts)
+
     def to_bytes(self) -> bytes:
         """The canonical form: what is hashed, sent and stored."""
         rows = [[t.name, t.dtype, list(t.shape), t.kind] for t in self.tensors]
@@ -168,6 +186,12 @@ def _shard_count(shards: object) -> int:
     if type(shards) is not int or not 1 <= shards <= MAX_SHARDS:
         raise RemoteProtocolError(f"a layout of {shards!r} shards")
     return shards
+
+
+def _rows_of(present: bytes) -> frozenset[int]:
+    return frozenset(
+        8 * i + bit for i, byte in enumerate(present) for bit in range(8) if byte >> bit & 1
+    )
 
 
 def _difference(one: Layout, two: Layout) -> str:

@@ -66,6 +66,17 @@ class Observer:
             raise ShardAway(answer.error)
         return answer.release
 
+    def roll_back(self, release: int, timeout: float = 60.0) -> int:
+        """Have the run go back to a release that is on disk; returns the number of the new one.
+
+        Raises BrokerAway at the deadline, ShardAway if it could not be done.
+        """
+        ask = AskRelease(save=True, contents_of=release)
+        answer = self._ask(ask, ReleaseMade, timeout, repeat=False)
+        if answer.error:
+            raise ShardAway(answer.error)
+        return answer.release
+
     def stop_workers(self, reason: str) -> None:
         """Ask all workers to finish; sent, not awaited: the status shows when they have left."""
         deadline = time.monotonic() + ASK_AGAIN_S

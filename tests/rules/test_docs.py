@@ -30,6 +30,9 @@ END = "<!-- end -->\n"
 #: What a path in backticks begins with, if it is one of this repository.
 TOP = "bench|broker|docs|examples|infer|ps|src|tests|worker"
 
+#: Commands that have commands.
+GROUPS = "bench|history"
+
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
 
@@ -152,9 +155,10 @@ def with_example(page: str) -> str:
 
 def commands_in(text: str) -> list[tuple[str, str]]:
     """(command, the rest) of every ``gradmq COMMAND …`` in backticks or at the start of a line."""
-    quoted = re.findall(r"`gradmq ((?:bench )?[a-z][a-z-]*)((?: [^`]*)?)`", text)
+    quoted = re.findall(rf"`gradmq ((?:(?:{GROUPS}) )?[a-z][a-z-]*)((?: [^`]*)?)`", text)
     lines = re.findall(
-        r"^(?: {4}|\$ | {4}\$ )?(?:ip netns exec \w+ )?gradmq ((?:bench )?[a-z]+)((?: .*)?)$",
+        r"^(?: {4}|\$ | {4}\$ )?(?:ip netns exec \w+ )?"
+        rf"gradmq ((?:(?:{GROUPS}) )?[a-z]+)((?: .*)?)$",
         text,
         re.MULTILINE,
     )

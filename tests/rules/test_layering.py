@@ -26,7 +26,10 @@ LAYERS = {
         "gradmq.broker.directory",
         "gradmq.broker.releases",
         "gradmq.broker.status",
+        "gradmq.ps.durability",
         "gradmq.ps.effects",
+        "gradmq.ps.journal.records",
+        "gradmq.ps.journal.replay",
         "gradmq.ps.parameters",
         "gradmq.ps.sessions",
         "gradmq.ps.shard",
@@ -63,6 +66,7 @@ KNOW_ROLES = {
     "gradmq.run": "starts the roles of a run, writes its first checkpoints, judges its releases",
     "gradmq.sim": "drives the pure objects of all roles through one schedule",
     "gradmq.bench": "measures them",
+    "gradmq.history": "reads the checkpoints and journals of shards",
 }
 
 #: Only the faces import these: they use the product, and are no part of it.

@@ -293,6 +293,8 @@ class Report:
     """At least so many were lost with a restart."""
     shared: int = 0
     """How many of the attached sessions use shared memory."""
+    saved: tuple[int, ...] = ()
+    """The releases that it has on disk, oldest first."""
     workers: dict[str, WorkerCounts] = field(default_factory=dict)
     """By the worker's name."""
     # of a worker
@@ -370,6 +372,8 @@ class AskRelease:
 
     KIND: ClassVar = "ask_release"
     save: bool
+    contents_of: int | None = None
+    """Go back to this release, which all shards have on disk: the new one holds the same."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -467,6 +471,8 @@ class Label:
     save: bool
     closed: int = 0
     """The newest closed release: followers may still fetch that one, but none before it."""
+    contents_of: int | None = None
+    """First make what this saved release holds the next version; None: the present one it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

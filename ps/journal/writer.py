@@ -1,0 +1,143 @@
+"""The thread that writes a journal: what gathers while one sync runs goes with the next.
+
+The shard's thread never waits for the disk: it hands over records and goes on; ``durable`` tells
+how far they are safe, and ``wake`` is called whenever that has changed.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from gradmq.durable import sync_path
+from gradmq.errors import JournalError
+from gradmq.failpoints import failpoint
+from gradmq.ps.journal.records import Opened, Record, encode
+from gradmq.ps.journal.segments import End, segment_path
+from gradmq.wire.messages import Buffer
+
+#: A segment that is longer is closed, and goes when no checkpoint needs it any more.
+SEGMENT_BYTES = 64 << 20
+
+#: Buffers in one call of the kernel; Linux takes 1024.
+BUFFERS_PER_WRITE = 512
+
+
+#: Without the times of the file, where the system can leave them out.
+_sync = getattr(os, "fdatasync", os.fsync)
+
+
+class JournalWriter:
+    """Appends records; one thread hands them over, one of its own writes."""
+
+    def __init__(self, folder: Path, opened: Opened, end: End, wake: Callable[[], None]) -> None:
+        """``end``: of what is on disk already. Raises JournalError if the folder cannot be used."""
+        self._folder = folder
+        self._opened = opened
+        self._wake = wake
+        self._written, self._crc = end.position, end.crc
+        self.durable = end.position
+        """Everything up to this position is on disk."""
+        self.error: JournalError | None = None
+        """Set once, and then nothing more is written."""
+        self.synced_bytes = 0
+        """Written and synced since the beginning."""
+        self._waiting: list[tuple[int, Record]] = []
+        self._closing = False
+        self._changed = threading.Condition()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._open_segment()
+        except OSError as error:
+            raise _cannot_write(folder, error) from None
+        self._thread = threading.Thread(target=self._run, name="gradmq-journal", daemon=True)
+        self._thread.start()
+
+    def append(self, position: int, record: Record) -> None:
+        """Have this written, soon; nobody may write to its payload before it is durable."""
+        with self._changed:
+            self._waiting.append((position, record))
+            self._changed.notify()
+
+    def close(self, timeout_s: float) -> int:
+        """Write what is waiting, to this deadline; returns how many records were left."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join(timeout_s)
+        return len(self._waiting)
+
+    # -- the thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        try:
+            while (batch := self._take()) is not None:
+                self._write(batch)
+                self._wake()
+        except OSError as error:
+            self.error = _cannot_write(self._folder, error)
+            self._wake()
+        finally:
+            os.close(self._file)
+
+    def _take(self) -> list[tuple[int, Record]] | None:
+        with self._changed:
+            while not self._waiting:
+                if self._closing:
+                    return None
+                self._changed.wait()
+            batch, self._waiting = self._waiting, []
+            return batch
+
+    def _write(self, batch: list[tuple[int, Record]]) -> None:
+        buffers: list[Buffer] = []
+        for position, record in batch:
+            assert position == self._written + 1, (position, self._written)
+            encoded, self._crc = encode(record, position, self._crc, self.durable)
+            buffers += encoded
+            self._written = position
+        failpoint("journal.before_write")
+        self._size += _write_all(self._file, buffers)
+        failpoint("journal.after_write")
+        _sync(self._file)
+        failpoint("journal.after_sync")
+        self.synced_bytes += sum(map(len, buffers))
+        self.durable = self._written
+        if self._size >= SEGMENT_BYTES:
+            os.close(self._file)
+            self._open_segment()
+
+    def _open_segment(self) -> None:
+        """Named after its first record. The one before is on disk, and so is its name."""
+        first = self._written + 1
+        path = segment_path(self._folder, first)
+        self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        failpoint("journal.after_segment")
+        buffers, _ = encode(self._opened, first, self._crc, self.durable)
+        self._size = _write_all(self._file, buffers)
+        _sync(self._file)
+        failpoint("journal.after_segment_sync")
+        sync_path(self._folder)
+
+
+def _write_all(file: int, buffers: list[Buffer]) -> int:
+    """Write all of it, in as many calls as the kernel wants; returns how many bytes."""
+    views = [memoryview(buffer).cast("B") for buffer in buffers if len(buffer)]
+    total = 0
+    while views:
+        written = os.writev(file, views[:BUFFERS_PER_WRITE])
+        total += written
+        while views and written >= len(views[0]):
+            written -= len(views.pop(0))
+        if written:
+            views[0] = views[0][written:]
+    return total
+
+
+def _cannot_write(folder: Path, error: OSError) -> JournalError:
+    return JournalError(
+        f"cannot write to journal {folder}: {error.strerror}; nothing that was answered is lost: "
+        "mend that and start this again"
+    )

@@ -1,0 +1,1 @@
+"""A run's past, out of its checkpoints and journals: what moved the weights, and again."""
