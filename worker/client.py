@@ -18,9 +18,9 @@ from gradmq.binding import ArrayBinding, Gradients
 from gradmq.errors import BrokerAway, Closed, DrainTimeout, JobError, ShardAway
 from gradmq.layout import Layout
 from gradmq.models import bound
-from gradmq.replica import Source
 from gradmq.wire.codec import array_payload
 from gradmq.wire.messages import Version
+from gradmq.worker.installer import Installer
 from gradmq.worker.node import WorkerThread
 from gradmq.worker.session import Answered
 
@@ -34,9 +34,6 @@ log = logging.getLogger(__name__)
 
 #: ``close`` waits this long for verdicts, and as long again for the thread.
 CLOSE_S = 5.0
-
-#: So often a version is copied out of a ring that overtakes the reader; then it is fetched.
-RING_TRIES = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,16 +102,15 @@ class Worker:
             initial=lambda layout: Gradients(layout, binding.read()),
             report=self._report,
         )
+        self._installer = Installer(binding, self._io)
         self._opened = False
         self._owner_pid = os.getpid()
-        self._base: tuple[Version, ...] = ()
         self._handles: dict[tuple[int, int], PushHandle] = {}
         self._untaken: list[Answered] = []
         self._last_loss: float | None = None
         self._skipped_nonfinite = 0
         self._slot = 0
         """Of the last push, or of ``gradient_views``: where the next one goes if it can."""
-        self._torn_reads = 0
         self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=8)
         self._samples = 0
 
@@ -256,7 +252,7 @@ class Worker:
         finally:
             self._io.pulling = False
         self.reinstall()
-        return self._base
+        return self._installer.versions
 
     def reinstall(self) -> None:
         """Install what this worker has once more: the program wrote into the model meanwhile.
@@ -264,7 +260,7 @@ class Worker:
         Asks nobody, so never waits; ``step`` installs only what is newer than the model's.
         """
         self._require_open()
-        self._base = ()
+        self._installer.versions = ()
         self._install()
 
     def drain(self, timeout: float = 5.0) -> tuple[Answered, ...]:
@@ -321,7 +317,7 @@ class Worker:
     @property
     def versions(self) -> tuple[Version, ...]:
         """(incarnation, version) of every shard as installed in the model."""
-        return self._base
+        return self._installer.versions
 
     def parameters(self) -> dict[str, npt.NDArray[np.float32]]:
         """Copies of the model's present values, by name."""
@@ -342,7 +338,7 @@ class Worker:
     def _stepped(self, seq: int | None, started: float, waited_for: str) -> Step:
         waited_s = time.monotonic() - started
         self._install()
-        return Step(seq, self._take_answers(), self._base, waited_s, waited_for)
+        return Step(seq, self._take_answers(), self._installer.versions, waited_s, waited_for)
 
     def _last_loss_of(self, loss: torch.Tensor | float | None) -> float | None:
         """The loss as a number; kept for the status if there is one, which not every step has."""
@@ -359,7 +355,7 @@ class Worker:
         """
         while True:
             self._wait(self._may_compute, timeout_s, "push")
-            if not self._base:
+            if not self._installer.versions:
                 raise ShardAway("the newest parameters could not be read whole; catch_up() first")
             with self._io.lock:
                 session, slots = self._io.session, self._io.slots
@@ -377,7 +373,7 @@ class Worker:
                 if self._io.session is not session:
                     continue  # fenced meanwhile; the next session has slots of its own
                 seq = session.push(
-                    self._base,
+                    self._installer.versions,
                     payloads,
                     [None if s else crc for s, crc in zip(shared, crcs, strict=True)],
                     gradients.present,
@@ -442,51 +438,8 @@ class Worker:
         return answers
 
     def _install(self) -> None:
-        """Write the newest parameters into the model, if they are newer than its own.
-
-        They may be overwritten while they are copied out of a ring: what was torn is copied again,
-        and after a few times fetched. Until it is whole, nothing is pushed.
-        """
-        sources = self._sources()
-        versions = [source.version for source in sources]
-        if tuple(versions) == self._base:
-            return
-        self._base = ()
-        torn = frozenset(range(len(sources)))
-        for attempt in range(RING_TRIES + 1):
-            self._binding.install(
-                self._layout, [s.chunks if i in torn else () for i, s in enumerate(sources)]
-            )
-            for shard in torn:
-                versions[shard] = sources[shard].version
-            torn = frozenset(shard for shard in torn if not sources[shard].is_intact())
-            if not torn:
-                break
-            self._torn_reads += 1
-            if attempt == RING_TRIES - 1:
-                self._fetch(torn)
-            sources = self._sources()
-        else:
-            raise ShardAway(f"parameters of shards {sorted(torn)} came damaged, fetched ones too")
-        self._base = tuple(versions)
-        with self._io.lock:
-            self._io.on_installed()
-
-    def _sources(self) -> list[Source]:
-        with self._io.lock:
-            assert self._io.replica is not None
-            return self._io.replica.sources()
-
-    def _fetch(self, shards: frozenset[int]) -> None:
-        """Have these shards send what could not be read; raises ShardAway."""
-        replica = self._io.replica
-        assert replica is not None
-        with self._io.lock:
-            for shard in shards:
-                replica.on_torn(shard)
-            self._io.fetch_asked = True
-        self._io.wake()
-        self._wait(replica.is_whole, self._timeout_s, "fetch")
+        """Raises ShardAway if parameters cannot be read whole: then nothing is pushed."""
+        self._installer.install(lambda ready: self._wait(ready, self._timeout_s, "fetch"))
 
     def _report(self) -> dict[str, Any]:
         """For the broker's status; called by the network thread, with the lock held."""
@@ -500,7 +453,7 @@ class Worker:
             "loss": self._last_loss,
             "skipped_nonfinite": self._skipped_nonfinite,
             "transport": self._io.transport,
-            "torn_reads": self._torn_reads,
+            "torn_reads": self._installer.torn_reads,
             "waiting_for": self._io.waiting_for(),
         }
 
