@@ -156,6 +156,7 @@ class Replica:
         """Its newest cannot be copied: overtaken, or damaged. What a fetch brings is, instead."""
         copy = self._copies[shard]
         copy.torn = copy.version
+        copy.whole = None  # what an earlier fetch brought was damaged too
 
     def is_torn(self, shard: int) -> bool:
         return self._copies[shard].torn is not None

@@ -233,6 +233,19 @@ def test_after_a_damaged_publication_what_was_fetched_is_not_replaced_by_it(
     assert newest(replica) == whole((1, 6))
 
 
+def test_what_was_fetched_and_is_damaged_too_is_waited_for_again(replica: Replica) -> None:
+    replica.on_publication(publication((1, 5), crc=1))
+    for _ in range(3):
+        replica.on_torn(0)
+        assert not replica.is_whole()
+        replica.fetch(0, now=0.0)
+        replica.on_fetched(publication((1, 6), crc=1))
+        assert replica.is_whole()
+    replica.on_torn(0)
+    replica.on_fetched(publication((1, 7)))
+    assert newest(replica) == whole((1, 7))
+
+
 # -- all at once ----------------------------------------------------------------------------------
 
 
