@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check data install clean again
+.PHONY: help demo test check chaos data install clean again
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -26,6 +26,9 @@ test: $(STAMP) ## run the test suite
 check: $(STAMP) ## lint, format and types, as a change must pass them
 	@failed=0; for tool in 'ruff check' 'ruff format --check' mypy; do \
 	  echo "== $$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
+
+chaos: $(STAMP) ## kill and cut off the processes of runs 300 times, check what they did (KILLS=, SEED=)
+	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
 
 data: $(STAMP) ## fetch Fashion-MNIST for `gradmq run fashion-mnist`, without root
 	@$(BIN)/python -m gradmq.jobs.fetch
