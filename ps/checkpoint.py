@@ -37,6 +37,12 @@ FORMAT = 1
 #: The newest that stay unless told otherwise; a run that ends badly has one to fall back on.
 KEPT = 3
 
+#: What reading JSON of another form runs into.
+_NOT_AS_WRITTEN = (
+    AttributeError, LookupError, OverflowError, RecursionError, TypeError, ValueError,
+    RemoteProtocolError,
+)  # fmt: skip
+
 _NAME = re.compile(r"release-(\d+)\.safetensors")
 
 
@@ -89,7 +95,7 @@ def load(state_dir: Path, index: int, release: int) -> tuple[str, Layout, ShardS
         if metadata.get("gradmq.crc32c") != _crc(text):
             raise ValueError("its metadata does not match its crc32c, or it is not of gradmq")
         return _checked(json.loads(text), tensors, index)
-    except (KeyError, TypeError, ValueError, RemoteProtocolError) as error:
+    except _NOT_AS_WRITTEN as error:
         raise CheckpointError(f"checkpoint {path} is damaged: {error}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 from collections import deque
@@ -181,6 +182,27 @@ def test_the_checkpoint_of_another_format_is_refused(
         later.setattr(checkpoint, "FORMAT", 9)
         save(tmp_path, "demo", LAYOUT, INDEX, state())
     assert "it is of format 9, this gradmq reads 1" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "by"),
+    [
+        ('"version": 41', '"version": 1e999'),
+        ('"lineage": [[1, -1]', '"lineage": [[1e999, -1]'),
+        ('"spared": []', '"spared": ' + 20_000 * "["),
+        ('"tensors": [[', '"tensors": [[], ['),
+        ('"rows": {', '"rows": [], "else": {'),
+    ],
+)
+def test_metadata_of_another_form_is_refused_though_its_crc_is_right(
+    tmp_path: Path, part: str, by: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as later:
+        dumps = json.dumps
+        later.setattr(json, "dumps", lambda value: dumps(value).replace(part, by, 1))
+        path = save(tmp_path, "demo", LAYOUT, INDEX, state())
+    assert by.encode() in path.read_bytes().replace(b"\\", b"")
+    refusal(tmp_path)
 
 
 def test_a_file_that_gradmq_did_not_write_is_refused(tmp_path: Path) -> None:
