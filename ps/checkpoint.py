@@ -43,6 +43,9 @@ _NOT_AS_WRITTEN = (
     RemoteProtocolError,
 )  # fmt: skip
 
+#: Characters of what somebody else says of a file.
+_TEXT = 300
+
 _NAME = re.compile(r"release-(\d+)\.safetensors")
 
 
@@ -89,14 +92,14 @@ def load(state_dir: Path, index: int, release: int) -> tuple[str, Layout, ShardS
             metadata = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (OSError, SafetensorError, ValueError, TypeError) as error:
-        raise CheckpointError(f"cannot read checkpoint {path}: {error}") from None
+        raise CheckpointError(f"cannot read checkpoint {path}: {_in_short(error)}") from None
     try:
         text = metadata.get("gradmq", "")
         if metadata.get("gradmq.crc32c") != _crc(text):
             raise ValueError("its metadata does not match its crc32c, or it is not of gradmq")
         return _checked(json.loads(text), tensors, index)
     except _NOT_AS_WRITTEN as error:
-        raise CheckpointError(f"checkpoint {path} is damaged: {error}") from None
+        raise CheckpointError(f"checkpoint {path} is damaged: {_in_short(error)}") from None
 
 
 def load_newest(state_dir: Path, index: int) -> tuple[str, Layout, ShardState] | None:
@@ -123,6 +126,12 @@ def journal_position(state_dir: Path, index: int, release: int) -> int:
             return int(json.loads((file.metadata() or {})["gradmq"]).get("position", 0))
     except (OSError, SafetensorError, KeyError, ValueError, TypeError) as error:
         raise CheckpointError(f"cannot read checkpoint {path}: {error}") from None
+
+
+def _in_short(error: Exception) -> str:
+    """Its text in one line; some errors quote all that they were given."""
+    text = " ".join(str(error).split())
+    return text if len(text) <= _TEXT else f"{text[:_TEXT]}…"
 
 
 def _superseded(releases: Iterable[int], kept: int) -> list[int]:

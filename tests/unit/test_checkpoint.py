@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import struct
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
@@ -203,6 +204,15 @@ def test_metadata_of_another_form_is_refused_though_its_crc_is_right(
         path = save(tmp_path, "demo", LAYOUT, INDEX, state())
     assert by.encode() in path.read_bytes().replace(b"\\", b"")
     refusal(tmp_path)
+
+
+def test_a_refusal_quotes_little_of_what_it_was_given(tmp_path: Path) -> None:
+    header = json.dumps({"__metadata__": "no such thing\n" * 1000}).encode()
+    path = release_path(tmp_path, INDEX, 3)
+    path.parent.mkdir()
+    path.write_bytes(struct.pack("<Q", len(header)) + header)
+    assert "no such thing" in refusal(tmp_path)
+    assert len(refusal(tmp_path)) < 1000
 
 
 def test_a_file_that_gradmq_did_not_write_is_refused(tmp_path: Path) -> None:
