@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check chaos data install clean again
+.PHONY: help demo test check chaos fuzz data install clean again
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -29,6 +29,9 @@ check: $(STAMP) ## lint, format and types, as a change must pass them
 
 chaos: $(STAMP) ## kill and cut off the processes of runs 300 times, check what they did (KILLS=, SEED=)
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))
+
+fuzz: $(STAMP) ## a million mutated inputs for every reader, garbage for every port (INPUTS=, SEED=)
+	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SEED),--seed $(SEED))
 
 data: $(STAMP) ## fetch Fashion-MNIST for `gradmq run fashion-mnist`, without root
 	@$(BIN)/python -m gradmq.jobs.fetch

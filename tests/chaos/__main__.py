@@ -18,7 +18,8 @@ from random import Random
 
 from chaos.checker import KINDS, Findings
 from chaos.network import NETWORKS, require_hosts
-from chaos.round import Case, Done, Round, durabilities
+from chaos.round import Done, Round
+from chaos.run import Case, durabilities
 from gradmq.bench.hosts import NoHosts
 
 SHOWN = 5
@@ -43,26 +44,27 @@ def main() -> int:
         # A push that comes twice is stale the second time: with a bound it would not be applied.
         rule = "unbounded" if name == "direct" else "bounded"
         copies = options.copies or COPIES[name]
-        case = Case(name, options.durability, seed, kills, copies=copies, staleness=rule)
-        good &= _round(case, options.keep)
+        case = Case(name, options.durability, copies=copies, staleness=rule)
+        good &= _round(case, seed, kills, options.keep)
     return 0 if good else 1
 
 
-def _round(case: Case, keep: Path | None) -> bool:
+def _round(case: Case, seed: int, kills: int, keep: Path | None) -> bool:
     began_at = time.monotonic()
     folder = Path(tempfile.mkdtemp(prefix="gradmq-chaos-"))
-    random = Random(f"chaos {case.seed} network")
+    random = Random(f"chaos {seed} network")
     with NETWORKS[case.network](case.shards, random) as network:
-        round_ = Round(case, network, folder)
+        round_ = Round(case, network, folder, seed, kills)
         findings = round_.run()
-    print(report(case, round_.done, findings, time.monotonic() - began_at), flush=True)
+    print(f"{case.network}, {case.durability}, seed {seed}: {time.monotonic() - began_at:.0f} s")
+    print(report(round_.done, findings), flush=True)
     if keep is not None:
         shutil.copytree(folder, keep / case.network, dirs_exist_ok=True)
     shutil.rmtree(folder)
     return findings.good
 
 
-def report(case: Case, done: Done, findings: Findings, took_s: float) -> str:
+def report(done: Done, findings: Findings) -> str:
     """What was done, what was looked at and what was found, for people."""
     at = findings.looked_at
     kills = ", ".join(f"{role} {n}" for role, n in sorted(done.kills.items()))
@@ -70,9 +72,8 @@ def report(case: Case, done: Done, findings: Findings, took_s: float) -> str:
     points = ", ".join(f"{name} {n}" for name, n in sorted(done.failpoints.items())) or "none"
     slowest = f"{max(done.directory_s):.1f} s" if done.directory_s else "–"
     lines = [
-        f"{case.network}, {case.durability}, seed {case.seed}: {done.kills.total()} kills "
-        f"({kills}) in {took_s:.0f} s",
-        f"  at failpoints: {points}",
+        f"  {done.kills.total()} kills: {kills}",
+        f"  of these at failpoints: {points}",
         f"  besides: {others}",
         f"  broker alone away: {at['broker outages']} times; its directory again after {slowest} "
         "at most",

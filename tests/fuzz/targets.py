@@ -1,0 +1,250 @@
+"""The readers of bytes that others wrote: where they get inputs from, and what they may raise.
+
+A target is a corpus of good inputs and a function that reads one. What it may raise it catches
+itself: whatever else comes out is a fault.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import struct
+import tempfile
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import crc32c
+import numpy as np
+
+from fuzz.mutate import Parts
+from gradmq.durable import read_number
+from gradmq.errors import CheckpointError, RemoteProtocolError
+from gradmq.infer.body import parse_json_object
+from gradmq.infer.completion_request import parse_completion
+from gradmq.infer.infer_request import parse_infer
+from gradmq.infer.limits import HttpLimits
+from gradmq.infer.refusal import Refused
+from gradmq.layout import Layout, Tensor
+from gradmq.ps import checkpoint
+from gradmq.ps.state import Row, ShardState
+from gradmq.serve import TensorModel, TensorSpec
+from gradmq.wire.codec import decode, encode, joined, payload_array
+from gradmq.wire.messages import Publication, Push, Seed, Verdict
+
+GOLDEN = Path(__file__).parents[1] / "wire" / "golden"
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One reader."""
+
+    corpus: Callable[[], Sequence[Parts]]
+    read: Callable[[Parts], bool]
+    """True if it was taken; False if it was refused in the way that is right for it."""
+    inputs_in_tests: int
+    """A few seconds of them."""
+
+
+def _refused_in_a_line(error: Exception) -> bool:
+    """An error is for a person: one line, not the whole input."""
+    assert len(str(error)) < 1000 and "\n" not in str(error), str(error)
+    return False
+
+
+# -- the wire -------------------------------------------------------------------------------------
+
+
+@cache
+def golden_messages() -> Sequence[Parts]:
+    return [_frames(path.read_bytes()) for path in sorted(GOLDEN.glob("*.bin"))
+            if path.stem != "layout"]  # fmt: skip
+
+
+def _frames(data: bytes) -> Parts:
+    """Each behind its length as four bytes, big-endian."""
+    frames, at = [], 0
+    while at < len(data):
+        (size,) = struct.unpack_from(">I", data, at)
+        frames.append(data[at + 4 : at + 4 + size])
+        at += 4 + size
+    return frames
+
+
+def read_message(frames: Parts) -> bool:
+    try:
+        message = decode(frames)
+    except RemoteProtocolError as error:
+        return _refused_in_a_line(error)
+    with contextlib.suppress(RemoteProtocolError):
+        if isinstance(message, Push | Seed | Publication):
+            payload_array(message.payload, 6, message.crc, "f32")
+        if isinstance(message, Publication):
+            joined(message, 6)
+    assert decode([bytes(frame) for frame in encode(message)]).KIND == message.KIND
+    return True
+
+
+def read_layout(parts: Parts) -> bool:
+    try:
+        layout = Layout.from_bytes(b"".join(parts))
+    except RemoteProtocolError:
+        return False
+    assert Layout.from_bytes(layout.to_bytes()) == layout
+    return True
+
+
+# -- checkpoints ----------------------------------------------------------------------------------
+
+LAYOUT = Layout((Tensor("w", "float32", (2, 3)), Tensor("b", "bfloat16", (2,))), shards=1)
+
+
+@cache
+def _folder() -> Path:
+    """In memory where there is such a place: a million files are written there."""
+    memory = Path("/dev/shm")
+    parent = memory if os.access(memory, os.W_OK) else None
+    holder = tempfile.TemporaryDirectory(prefix="fuzz-", dir=parent)
+    _kept.append(holder)
+    return Path(holder.name)
+
+
+_kept: list[tempfile.TemporaryDirectory[str]] = []
+
+
+@cache
+def checkpoints() -> Sequence[Parts]:
+    """Whole files, one with and one without momentum."""
+    verdicts = [
+        Verdict(seq=7, outcome="applied", version=(2, 41), weight=0.5, staleness=3),
+        Verdict(seq=8, outcome="rejected", reason="nonfinite"),
+    ]
+    found = []
+    for momentum in (False, True):
+        state = ShardState(
+            parameters=np.arange(8, dtype=np.float32),
+            optimizer={"momentum": np.ones(8, np.float32)} if momentum else {},
+            version=41,
+            lineage=((1, -1), (2, 17)),
+            rows={16777217: Row("worker-1", 8, deque(verdicts)), 16777219: Row("Änne", 0)},
+            release=3,
+        )
+        path = checkpoint.save(_folder() / "good", "demo", LAYOUT, 0, state)
+        found.append([path.read_bytes()])
+    return found
+
+
+def read_checkpoint(parts: Parts) -> bool:
+    path = checkpoint.release_path(_folder(), 0, 1)
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"".join(parts))
+    try:
+        checkpoint.load(_folder(), 0, 1)
+    except CheckpointError as error:
+        return _refused_in_a_line(error)
+    return True
+
+
+@cache
+def checkpoint_metadata() -> Sequence[Parts]:
+    """The JSON of a checkpoint; what lies behind its crc is read as well."""
+    found = []
+    for (data,) in checkpoints():
+        (size,) = struct.unpack_from("<Q", data)
+        header = json.loads(data[8 : 8 + size])
+        found.append([header["__metadata__"]["gradmq"].encode(), data])
+    return found
+
+
+def read_checkpoint_metadata(parts: Parts) -> bool:
+    """The mutated JSON in a good file, under a crc that fits it."""
+    text = parts[0].decode(errors="replace")
+    (data,) = checkpoints()[0]
+    (size,) = struct.unpack_from("<Q", data)
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = {
+        "gradmq": text,
+        "gradmq.crc32c": f"{crc32c.crc32c(text.encode()):08x}",
+    }
+    packed = json.dumps(header).encode()
+    packed += b" " * (-len(packed) % 8)
+    return read_checkpoint([struct.pack("<Q", len(packed)), packed, data[8 + size :]])
+
+
+def read_number_file(parts: Parts) -> bool:
+    path = _folder() / "incarnation"
+    path.write_bytes(b"".join(parts))
+    try:
+        read_number(path)
+    except CheckpointError as error:
+        return _refused_in_a_line(error)
+    return True
+
+
+# -- HTTP -----------------------------------------------------------------------------------------
+
+SPEC = TensorModel(
+    inputs=(TensorSpec("rows", "FP32", (-1, 3)), TensorSpec("ids", "INT64", (-1,))),
+    outputs=(TensorSpec("sum", "FP32", (-1,)), TensorSpec("double", "FP32", (-1, 3))),
+)
+
+INFER_BODIES = [
+    {"id": "1", "parameters": {"binary_data_output": False}, "inputs": [
+        {"name": "rows", "datatype": "FP32", "shape": [2, 3], "data": [[1, 2, 3], [4.5, 5, 6e3]]},
+        {"name": "ids", "datatype": "INT64", "shape": [2], "data": [1, -9007199254740993]},
+    ], "outputs": [{"name": "sum"}, {"name": "double", "parameters": {"binary_data": False}}]},
+    {"inputs": [
+        {"name": "rows", "datatype": "FP32", "shape": [0, 3], "data": []},
+        {"name": "ids", "datatype": "INT64", "shape": [1], "data": [9223372036854775807]},
+    ]},
+]  # fmt: skip
+
+COMPLETION_BODIES = [
+    {"model": "text", "prompt": ["Once", "ünd \ud83d\ude00"], "max_tokens": 5, "temperature": 0.7,
+     "top_p": 0.9, "seed": 7, "stop": ["\n"], "user": "x", "n": 1, "logit_bias": {}},
+    {"prompt": "Twice", "stream": False, "stop": None, "best_of": 1, "presence_penalty": 0.0},
+]  # fmt: skip
+
+
+def read_infer_body(parts: Parts) -> bool:
+    try:
+        wanted = parse_infer(parse_json_object(b"".join(parts)), SPEC)
+    except Refused as error:
+        return _refused_well(error)
+    assert set(wanted.inputs) == {"rows", "ids"}
+    return True
+
+
+def read_completion_body(parts: Parts) -> bool:
+    try:
+        parse_completion(parse_json_object(b"".join(parts)), "text", HttpLimits())
+    except Refused as error:
+        return _refused_well(error)
+    return True
+
+
+def _refused_well(error: Refused) -> bool:
+    assert 400 <= error.status < 500 and len(error.text) < 1000
+    error.text.encode("utf-8", "replace")
+    return False
+
+
+def _bodies(bodies: Sequence[object]) -> Callable[[], Sequence[Parts]]:
+    return lambda: [[json.dumps(body, ensure_ascii=e).encode("utf-8", "replace")]
+                    for body in bodies for e in (False, True)]  # fmt: skip
+
+
+# -- all ------------------------------------------------------------------------------------------
+
+TARGETS = {
+    "message": Target(golden_messages, read_message, 60_000),
+    "layout": Target(lambda: [[(GOLDEN / "layout.bin").read_bytes()]], read_layout, 60_000),
+    "checkpoint": Target(checkpoints, read_checkpoint, 10_000),
+    "checkpoint-metadata": Target(checkpoint_metadata, read_checkpoint_metadata, 10_000),
+    "number-file": Target(lambda: [[b"7\n"], [b"123456"]], read_number_file, 10_000),
+    "infer-body": Target(_bodies(INFER_BODIES), read_infer_body, 40_000),
+    "completion-body": Target(_bodies(COMPLETION_BODIES), read_completion_body, 40_000),
+}
