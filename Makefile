@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check chaos fuzz data install clean again
+.PHONY: help demo test check chaos fuzz soak data install clean again
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -32,6 +32,9 @@ chaos: $(STAMP) ## kill and cut off the processes of runs 300 times, check what 
 
 fuzz: $(STAMP) ## a million mutated inputs for every reader, garbage for every port (INPUTS=, SEED=)
 	@PYTHONPATH=tests $(BIN)/python -m fuzz $(if $(INPUTS),--inputs $(INPUTS)) $(if $(SEED),--seed $(SEED))
+
+soak: $(STAMP) ## memory and descriptors of every role under load, and their slopes (MINUTES=30)
+	@PYTHONPATH=tests $(BIN)/python -m soak $(if $(MINUTES),--minutes $(MINUTES))
 
 data: $(STAMP) ## fetch Fashion-MNIST for `gradmq run fashion-mnist`, without root
 	@$(BIN)/python -m gradmq.jobs.fetch

@@ -66,7 +66,7 @@ class TracedRun:
     def _make_roles(self) -> Iterator[Role]:
         network, folder = self.network, self.folder
         (folder / "run.toml").write_text(settings(self.case, network.transport))
-        told = {SIZES: " ".join(map(str, self._sizes))}
+        told = {SIZES: " ".join(map(str, self.sizes))}
         common = ["--config", "run.toml", "--state", "state", *network.listen()]
 
         def role(kind: str, place: int, *words: object) -> Role:
@@ -87,14 +87,14 @@ class TracedRun:
         yield role("client", 1, "chaos.client", f"http://127.0.0.1:{network.http_port}")
 
     @property
-    def _sizes(self) -> list[int]:
+    def sizes(self) -> list[int]:
         return [self.case.shards, self.case.pushes, self.case.copies]
 
     def worker_words(self, name: str) -> list[object]:
         """The command of a worker's next life, after ``python -m``."""
         first, self._next_push = self._next_push, self._next_push + BLOCK
         history = self._new_history(name)
-        return ["chaos.worker", self.network.broker, name, history, *self._sizes, first, BLOCK]
+        return ["chaos.worker", self.network.broker, name, history, *self.sizes, first, BLOCK]
 
     def start(self, role: Role, failpoints: str = "") -> None:
         """As it was started before; who writes a history begins a new one."""
@@ -103,7 +103,7 @@ class TracedRun:
                 words = self.worker_words(role.name)
             case "follower":
                 history = self._new_history(role.name)
-                words = [*role.words[:2], role.name, history, *self._sizes]
+                words = [*role.words[:2], role.name, history, *self.sizes]
             case "client":
                 words = [*role.words[:2], self._new_history(role.name), self.case.shards]
             case _:

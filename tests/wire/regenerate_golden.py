@@ -6,7 +6,6 @@ Only after a deliberate change of the wire; what that asks for is in docs/wire.m
 from __future__ import annotations
 
 from conftest import FOLDER, GOLDEN, LAYOUT, to_file
-
 from gradmq.wire.codec import encode
 
 
