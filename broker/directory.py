@@ -30,6 +30,9 @@ from gradmq.wire.messages import (
 #: A member that says nothing for this long is gone; its session is fenced.
 LEASE_S = 10.0
 
+#: Nodes and programs that fell silent for good stay in the status for so long.
+LOST_SHOWN_S = 600.0
+
 #: Sessions of one life of the broker: far more than it will ever give out.
 SESSIONS_PER_LIFE = 1 << 24
 
@@ -58,6 +61,21 @@ class Member:
     """Has the directory as it stands (if it arrived: a renewal tells)."""
     knows_layout: bool = False
     report: dict[str, Any] = field(default_factory=dict)
+    waiting_since: float | None = None
+    """Since when it says that it waits and makes no progress."""
+    reached: tuple[object, ...] = ()
+    lost: bool = False
+    """Gone without a goodbye: its lease ran out."""
+
+    def on_report(self, report: dict[str, Any], phase: Phase, now: float) -> None:
+        """Another seq, version or release than before is progress; so is that the run opened."""
+        reached = (phase, *(report.get(key) for key in ("seq", "version", "release")))
+        if not report.get("waiting_for"):
+            self.waiting_since = None
+        elif self.waiting_since is None or reached != self.reached:
+            self.waiting_since = now
+        self.reached = reached
+        self.heard_at, self.report = now, report
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,9 @@ class Members:
         self.layout: Layout | None = None
         self.members: dict[bytes, Member] = {}
         self.departed: dict[str, Member] = {}
-        """Workers that left, by name: their share of the run stays visible."""
+        """By name: workers that left, whose share of the run stays visible; and who was lost."""
+        self.departed_shards: dict[int, Member] = {}
+        self.began_at = now
         self.phase: Phase = "waiting"
         self.serial = 0
         """Counts the changes of the directory."""
@@ -162,6 +182,7 @@ class Members:
         member.incarnation = incarnation
         member.addresses = hello.addresses
         member.ready = hello.ready
+        self.departed_shards.pop(index, None)
         self._changed = True
         self._open_if_complete()
         return [self._welcome(peer)]
@@ -184,7 +205,6 @@ class Members:
             del self.members[other.peer]
         session = self._session_for(hello, peer, other)
         self._add(peer, hello, name, session, now)
-        self.departed.pop(name, None)
         self._changed = True
         return [*effects, self._welcome(peer)]
 
@@ -228,8 +248,10 @@ class Members:
         before = self.members.get(peer)
         member = Member(peer, hello.role, name, hello.host, hello.pid, session, now)
         if before is not None:
-            member.report = before.report
+            member.report, member.waiting_since = before.report, before.waiting_since
+            member.reached = before.reached
         self.members[peer] = member
+        self.departed.pop(name, None)
         return member
 
     def _welcome(self, peer: bytes) -> Tell:
@@ -253,8 +275,7 @@ class Members:
         member = self.members.get(peer)
         if member is None:
             return Tell(peer, Rejoin())
-        member.heard_at = now
-        member.report = report
+        member.on_report(report, self.phase, now)
         if member.role == "ps" and bool(report.get("ready")) and not member.ready:
             member.ready = True
             self._changed = True
@@ -271,11 +292,20 @@ class Members:
         self.phase = "draining"
         self._changed = True
 
+    def on_stopped(self, lasted_s: float, now: float) -> None:
+        """The broker itself stood still: it cannot say that anybody was silent meanwhile."""
+        for member in self.members.values():
+            member.heard_at = min(now, member.heard_at + lasted_s)
+
     def on_time(self, now: float) -> list[Tell]:
         """Expire leases; push the directory to everyone if it has changed."""
         for member in [m for m in self.members.values() if now - m.heard_at > LEASE_S]:
             del self.members[member.peer]
+            member.lost = True
             self._depart(member)
+        for member in [m for m in self.departed.values() if m.role != "worker"]:
+            if now - member.heard_at > LOST_SHOWN_S:
+                del self.departed[member.name]
         if self._grace_until and now >= self._grace_until:
             self._grace_until = 0.0
             self._changed = True
@@ -291,7 +321,9 @@ class Members:
 
     def _depart(self, member: Member) -> None:
         self._changed = True
-        if member.role == "worker":
+        if member.shard is not None:
+            self.departed_shards[member.shard] = member
+        elif member.role == "worker" or (member.lost and member.role in FOLLOWING):
             self.departed[member.name] = member
 
     @property

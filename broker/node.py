@@ -15,6 +15,7 @@ import zmq
 from gradmq import link
 from gradmq.broker.directory import Member, Members, Tell
 from gradmq.broker.releases import AnswerRelease, Begin, Close, ReleaseEffect, Releases
+from gradmq.broker.silence import Silence
 from gradmq.broker.status import compose
 from gradmq.durable import next_incarnation, read_number, write_text
 from gradmq.wire.messages import (
@@ -37,6 +38,9 @@ log = logging.getLogger(__name__)
 
 #: Leases and releases are looked at this often.
 TICK_S = 0.1
+
+#: Who has not come round for this long was stopped, or its host was.
+STOOD_STILL_S = 1.0
 
 EVALUATIONS_KEPT = 256
 
@@ -65,6 +69,7 @@ class BrokerNode:
         link.require_closed(options.bind, options.insecure)
         self._options = options
         self._evaluations: deque[Evaluated] = deque(maxlen=EVALUATIONS_KEPT)
+        self._silence = Silence()
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Listen, write the address to ``broker/address`` in the state folder, and serve.
@@ -85,8 +90,15 @@ class BrokerNode:
             address = f"tcp://{options.advertise}:{port}"
             write_text(options.state / "broker" / "address", f"{address}\n")
             log.info("run %s: listening, members connect to %s", options.run, address)
+            came_round_at = time.monotonic()
             while not stopped():
-                if socket.poll(int(1000 * TICK_S)):
+                readable = socket.poll(int(1000 * TICK_S))
+                now = time.monotonic()
+                if now - came_round_at > STOOD_STILL_S:
+                    log.warning("stood still for %.1f s", now - came_round_at)
+                    self._members.on_stopped(now - came_round_at, now)
+                came_round_at = now
+                if readable:
                     self._receive_all()
                 self._on_time(time.monotonic())
 
@@ -165,6 +177,8 @@ class BrokerNode:
         self._tell(self._members.on_time(now))
         for peer in before.keys() - self._members.members.keys():
             log.warning("%s: lease ran out", before[peer].name)
+        for news in self._silence.look(self._members.members.values(), now):
+            log.warning("%s", news)
         open_for_releases = self._members.phase != "waiting"
         versions = self._members.versions() if open_for_releases else None
         followed = any(self._members.followers())

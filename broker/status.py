@@ -8,7 +8,7 @@ from typing import Any
 
 from gradmq.broker.directory import Member, Members
 from gradmq.broker.releases import Releases
-from gradmq.wire.messages import Evaluated
+from gradmq.wire.messages import Evaluated, Role
 
 
 def compose(
@@ -26,10 +26,10 @@ def compose(
             "saved": releases.saved,
             "abandoned": releases.abandoned,
         },
-        "shards": [_shard(members.shard(i), i, now) for i in range(members.shards)],
+        "shards": [_shard(members, i, now) for i in range(members.shards)],
         "workers": _workers(members, now),
-        "infer": [_follower(m, now) for m in members.members.values() if m.role == "infer"],
-        "followers": [_follower(m, now) for m in members.members.values() if m.role == "follower"],
+        "infer": _followers(members, "infer", now),
+        "followers": _followers(members, "follower", now),
         "evaluations": [{"release": e.release, **e.metrics} for e in evaluations],
     }
 
@@ -44,45 +44,55 @@ def _waiting_for(members: Members) -> str:
     return "initial parameters, from the first worker"
 
 
-def _shard(member: Member | None, index: int, now: float) -> dict[str, Any]:
+def _shard(members: Members, index: int, now: float) -> dict[str, Any]:
+    member = members.shard(index)
+    live = member is not None
+    member = member or members.departed_shards.get(index)
     if member is None:
         return {"index": index, "incarnation": 0, "version": 0, "live": False, "applied": 0,
                 "rejected": {}, "parameter_bytes": 0, "pushed_bytes": 0, "lost_updates": 0,
-                "shared": 0, "waiting_for": "to join", "host": "", "pid": 0, "addresses": [],
-                "silent_s": 0.0}  # fmt: skip
+                "shared": 0, "waiting_for": "to join", "waiting_s": _since(members.began_at, now),
+                "host": "", "pid": 0, "addresses": [], "silent_s": 0.0}  # fmt: skip
     report = member.report
     tallies = report.get("workers", {}).values()
     return {
         "index": index,
         "incarnation": member.incarnation,
         "version": report.get("version", 0),
-        "live": True,
+        "live": live,
         "applied": sum(t["applied"] for t in tallies),
         "rejected": dict(sum((Counter(t["rejected"]) for t in tallies), Counter())),
         "parameter_bytes": report.get("parameter_bytes", 0),
         "pushed_bytes": report.get("pushed_bytes", 0),
         "lost_updates": report.get("lost_updates", 0),
         "shared": report.get("shared", 0),
-        "waiting_for": report.get("waiting_for", ""),
+        "waiting_for": report.get("waiting_for", "") if live else "to join",
+        "waiting_s": _since(member.waiting_since if live else member.heard_at, now),
         "host": member.host,
         "pid": member.pid,
-        "addresses": list(member.addresses),
-        "silent_s": round(now - member.heard_at, 3),
+        "addresses": list(member.addresses) if live else [],
+        "silent_s": _since(member.heard_at, now),
     }
+
+
+def _since(at: float | None, now: float) -> float:
+    return 0.0 if at is None else round(now - at, 3)
 
 
 def _workers(members: Members, now: float) -> list[dict[str, Any]]:
     live = {member.name: member for member in members.workers()}
-    tallies = {name: _tally(members, name) for name in {**members.departed, **live}}
+    departed = {n: member for n, member in members.departed.items() if member.role == "worker"}
+    tallies = {name: _tally(members, name) for name in {**departed, **live}}
     all_samples = sum(tally["samples"] for tally in tallies.values())
     rows = []
     for name in sorted(tallies, key=_by_number):
-        member = live.get(name) or members.departed[name]
+        member = live.get(name) or departed[name]
         report, tally = member.report, tallies[name]
         rows.append(
             {
                 "name": name,
                 "live": name in live,
+                "lost": member.lost,
                 "session": member.session,
                 "seq": report.get("seq", 0),
                 **tally,
@@ -93,9 +103,10 @@ def _workers(members: Members, now: float) -> list[dict[str, Any]]:
                 "transport": report.get("transport", ""),
                 "torn_reads": report.get("torn_reads", 0),
                 "waiting_for": report.get("waiting_for", ""),
+                "waiting_s": _since(member.waiting_since, now),
                 "host": member.host,
                 "pid": member.pid,
-                "silent_s": round(now - member.heard_at, 3),
+                "silent_s": _since(member.heard_at, now),
             }
         )
     return rows
@@ -135,16 +146,24 @@ def _median(counts: Counter[int]) -> int:
     return 0
 
 
+def _followers(members: Members, role: Role, now: float) -> list[dict[str, Any]]:
+    """Those that are there, and those whose lease ran out."""
+    known = [*members.members.values(), *members.departed.values()]
+    return [_follower(member, now) for member in known if member.role == role]
+
+
 def _follower(member: Member, now: float) -> dict[str, Any]:
     return {
         "name": member.name,
+        "live": not member.lost,
         "release": member.report.get("release", 0),
         "age_s": member.report.get("age_s"),
         "url": member.report.get("url", ""),
         "waiting_for": member.report.get("waiting_for", ""),
+        "waiting_s": _since(member.waiting_since, now),
         "host": member.host,
         "pid": member.pid,
-        "silent_s": round(now - member.heard_at, 3),
+        "silent_s": _since(member.heard_at, now),
     }
 
 

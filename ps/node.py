@@ -29,7 +29,7 @@ from gradmq.errors import (
     SettingsError,
 )
 from gradmq.layout import Layout
-from gradmq.membership import BROKER_SILENT_S, Membership
+from gradmq.membership import Membership
 from gradmq.ps import checkpoint
 from gradmq.ps.effects import Append, Effect, Publish, Reply, Save, TellBroker
 from gradmq.ps.journal.records import Opened
@@ -124,7 +124,6 @@ class PsNode:
         self._saves: list[tuple[int, Future[None]]] = []
         self._addresses: tuple[str, ...] = ()
         self._newest_saved = 0
-        self._said_to_wait = False
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError."""
@@ -271,7 +270,9 @@ class PsNode:
             self._look_at_leaving(self._shard, now)
             self._perform(self._shard.on_time(now, self._push_waiting()))
         self._collect_saves()
-        self._say_if_waiting(time.monotonic())
+        news = self._member.news(self._options.broker, time.monotonic())
+        if news:
+            log.warning("%s", news)
         due = self._member.on_time(time.monotonic(), self._report)
         if due is not None and not link.send(self._broker, due):
             self._member.not_sent(time.monotonic())
@@ -297,14 +298,6 @@ class PsNode:
         options = self._options
         saved = checkpoint.saved_releases(options.state, options.shard)
         return {**self._shard.report(), "saved": saved}
-
-    def _say_if_waiting(self, now: float) -> None:
-        waiting = self._member.silent_s(now) > BROKER_SILENT_S
-        if waiting and not self._said_to_wait:
-            log.warning("waiting for broker %s: it does not answer", self._options.broker)
-        elif self._said_to_wait and not waiting:
-            log.info("broker %s answers", self._options.broker)
-        self._said_to_wait = waiting
 
     def _push_waiting(self) -> bool:
         events = self._pull.getsockopt(zmq.EVENTS)

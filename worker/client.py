@@ -35,6 +35,10 @@ log = logging.getLogger(__name__)
 #: ``close`` waits this long for verdicts, and as long again for the thread.
 CLOSE_S = 5.0
 
+#: A program that has not come back for so long, and for this many times the longest of its usual
+#: absences, may hang: it is named as the one who is waited for.
+PROGRAM_SILENT_S, TIMES_THE_USUAL = 1.5, 4.0
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -113,6 +117,10 @@ class Worker:
         """Of the last push, or of ``gradient_views``: where the next one goes if it can."""
         self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=8)
         self._samples = 0
+        self._left_at: float | None = None
+        """When the program went off to compute; None while it waits here."""
+        self._absences: tuple[float, ...] = (0.0,)
+        """The last ones; a new tuple each time, since the network's thread reads it."""
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -400,6 +408,15 @@ class Worker:
     def _wait(self, ready: Callable[[], bool], timeout_s: float, what: str) -> str:
         """Wait for ``ready``; returns for whom, raises BrokerAway or ShardAway at the deadline."""
         self._require_open()
+        now = time.monotonic()
+        self._absences = (*self._absences[-15:], now - (self._left_at or now))
+        self._left_at = None
+        try:
+            return self._wait_here(ready, timeout_s, what)
+        finally:
+            self._left_at = time.monotonic()
+
+    def _wait_here(self, ready: Callable[[], bool], timeout_s: float, what: str) -> str:
         with self._io.lock:
             ready_now = self._collect_and(ready)
             if ready_now():
@@ -454,8 +471,15 @@ class Worker:
             "skipped_nonfinite": self._skipped_nonfinite,
             "transport": self._io.transport,
             "torn_reads": self._installer.torn_reads,
-            "waiting_for": self._io.waiting_for(),
+            "waiting_for": self._io.waiting_for() or self._waiting_for_program(now),
         }
+
+    def _waiting_for_program(self, now: float) -> str:
+        """A loop that hangs leaves the network's thread alive, and so its lease."""
+        silent_s = now - (self._left_at or now)
+        if silent_s < max(PROGRAM_SILENT_S, TIMES_THE_USUAL * max(self._absences)):
+            return ""
+        return f"its program: the next gradient, silent for {silent_s:.1f} s"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Worker:
         """A model that holds its worker may be copied; the copy shares the one connection."""

@@ -15,6 +15,8 @@ from gradmq.config import Settings, all_keys, resolve, seconds
 from gradmq.errors import GradmqError, SettingsError
 
 DEFAULT_PORT = 5550
+#: A broker that has not answered by then is away: whoever asks knows it within five seconds.
+STATUS_TIMEOUT_S = 3.0
 DEFAULT_BROKER = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 app = App(
@@ -298,7 +300,7 @@ def status(
     from gradmq.observer import Observer
 
     with Observer(broker) as observer:
-        found = observer.status()
+        found = observer.status(timeout=STATUS_TIMEOUT_S)
     if json_:
         print(strict_json.dumps(found))
     else:

@@ -362,6 +362,9 @@ class MemberThread(threading.Thread):
             return None
 
     def _on_time(self, now: float) -> None:
+        news = self.member.news(self.broker_address, now)
+        if news:
+            log.warning("%s", news)
         due = self.member.on_time(now, self._reported)
         if due is not None and not link.send(self.broker, due):
             self.member.not_sent(now)

@@ -31,6 +31,7 @@ class Membership:
         """There is something to tell that no hello has said yet."""
         self._heard_at: float | None = None
         self._since: float | None = None
+        self._said_silent = False
 
     def on_welcome(self, welcome: Welcome, now: float) -> None:
         self.welcome = welcome
@@ -89,6 +90,16 @@ class Membership:
         """How long the broker has said nothing; counted from the first hello if never."""
         heard = self._heard_at if self._heard_at is not None else self._since
         return 0.0 if heard is None else now - heard
+
+    def news(self, broker: str, now: float) -> str:
+        """For the log, once each: this broker has fallen silent, it answers again; else ""."""
+        silent = self.silent_s(now) > BROKER_SILENT_S
+        if silent == self._said_silent:
+            return ""
+        self._said_silent = silent
+        if not silent:
+            return f"broker {broker} answers"
+        return f"waiting for broker {broker}: silent for {self.silent_s(now):.1f} s"
 
     def waiting_for(self, now: float) -> str:
         """Why the member is not joined; "" if it is and the broker talks."""

@@ -25,6 +25,7 @@ LAYERS = {
     "pure role files": [
         "gradmq.broker.directory",
         "gradmq.broker.releases",
+        "gradmq.broker.silence",
         "gradmq.broker.status",
         "gradmq.ps.durability",
         "gradmq.ps.effects",

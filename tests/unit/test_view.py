@@ -24,7 +24,8 @@ from gradmq.view.table import Progress, render
 
 def shard(index: int = 0, **fields: Any) -> dict[str, Any]:
     row = {"index": index, "incarnation": 1, "version": 0, "live": True, "pushed_bytes": 0}
-    return {**row, "lost_updates": 0, "waiting_for": "", "silent_s": 0.0, **fields}
+    row |= {"waiting_for": "", "waiting_s": 0.0, "silent_s": 0.0}
+    return {**row, "lost_updates": 0, **fields}
 
 
 def absent_shard(index: int = 0) -> dict[str, Any]:
@@ -34,13 +35,14 @@ def absent_shard(index: int = 0) -> dict[str, Any]:
 def worker(name: str = "worker-1", **fields: Any) -> dict[str, Any]:
     row = {"name": name, "live": True, "seq": 1, "applied": 0, "samples": 0, "rejected": {}}
     row |= {"staleness": {"median": 0, "max": 0, "histogram": []}, "share": 0.0}
-    row |= {"samples_per_s": 0.0, "loss": None, "skipped_nonfinite": 0}
-    return {**row, "waiting_for": "", "silent_s": 0.0, **fields}
+    row |= {"samples_per_s": 0.0, "loss": None, "skipped_nonfinite": 0, "lost": False}
+    return {**row, "waiting_for": "", "waiting_s": 0.0, "silent_s": 0.0, **fields}
 
 
 def node(name: str = "infer-1", **fields: Any) -> dict[str, Any]:
-    row = {"name": name, "release": 0, "age_s": None, "url": "http://127.0.0.1:8000"}
-    return {**row, "waiting_for": "", "silent_s": 0.0, **fields}
+    row = {"name": name, "live": True, "release": 0, "age_s": None}
+    row |= {"url": "http://127.0.0.1:8000", "waiting_for": "", "waiting_s": 0.0, "silent_s": 0.0}
+    return {**row, **fields}
 
 
 def status(**fields: Any) -> dict[str, Any]:
@@ -150,19 +152,11 @@ def test_the_updates_of_a_run_are_those_of_the_shard_that_has_most() -> None:
     assert figures.updates == 70
 
 
-def test_a_momentary_wait_is_not_shown_however_often_it_is_seen() -> None:
-    figures = Figures()
-    for tick in range(40):
-        row = worker(seq=tick, waiting_for=f"shard 0: verdict on push {tick}")
-        figures.update(status(workers=[row]), tick / 4)
-        assert figures.workers[0].wait is None
-
-
-def test_a_wait_without_progress_is_shown_with_its_beginning() -> None:
-    stuck = status(workers=[worker(seq=7, waiting_for="shard 0: to attach")])
-    figures = after((10.0, stuck), (11.0, stuck))
+def test_a_momentary_wait_is_not_shown_and_one_that_lasts_is_with_its_beginning() -> None:
+    row = worker(seq=7, waiting_for="shard 0: to attach", waiting_s=1.9)
+    figures = after((11.9, status(workers=[row])))
     assert figures.workers[0].wait is None
-    figures.update(stuck, 12.5)
+    figures.update(status(workers=[{**row, "waiting_s": 2.5}]), 12.5)
     wait = figures.workers[0].wait
     assert wait is not None
     assert (wait.kind, wait.what, wait.since) == ("waits", "shard 0: to attach", 10.0)
@@ -170,12 +164,28 @@ def test_a_wait_without_progress_is_shown_with_its_beginning() -> None:
     assert figures.workers[0].wait is None
 
 
-def test_what_was_waited_for_before_the_run_opened_is_another_wait() -> None:
-    row = worker(seq=0, waiting_for="the run to get its initial parameters")
-    figures = after((0.0, status(phase="waiting", workers=[row])))
-    row = worker(seq=0, waiting_for="shard 0: verdict on push 1")
-    figures.update(status(workers=[row]), 5.0)
-    assert figures.workers[0].wait is None
+def test_one_status_is_enough_to_show_who_waits_who_is_silent_and_who_is_lost() -> None:
+    away = {"live": False, "waiting_s": 15.0, "silent_s": 15.0}
+    whole = status(
+        shards=[shard(version=1204, incarnation=2, **away)],
+        workers=[
+            worker("a", waiting_for="shard 0: verdict on push 9", waiting_s=14.0),
+            worker("b", silent_s=3.0),
+            worker("c", live=False, lost=True, silent_s=12.0),
+        ],
+        infer=[node("d", live=False, silent_s=11.0)],
+    )
+    lines = shown(render(after((0.0, whole))))
+    assert lines[lines.index(line_with("1,204", lines)) + 1] == "  away for 15 s"
+    for name, note in (
+        ("a ", "waits 14 s for shard 0: verdict on push 9"),
+        ("b ", "silent for 3.0 s"),
+        ("c  ", "away for 12 s"),
+        ("d ", "away for 11 s"),
+    ):
+        at = next(i for i, line in enumerate(lines) if line.startswith(name))
+        assert lines[at + 1] == f"  {note}"
+    assert line_with("c   ", lines).split()[1] == "lost"
 
 
 def test_a_silent_shard_is_named_and_has_no_rate() -> None:
@@ -187,20 +197,20 @@ def test_a_silent_shard_is_named_and_has_no_rate() -> None:
 
 
 def test_a_shard_that_left_is_away_since_it_was_last_heard_and_keeps_its_version() -> None:
-    here = status(shards=[shard(version=90, incarnation=3)])
-    figures = after((0.0, here), (2.0, here), (9.0, status(shards=[absent_shard()])))
+    gone = shard(version=90, incarnation=3, live=False, waiting_for="to join", waiting_s=7.0)
+    figures = after((0.0, status()), (9.0, status(shards=[{**gone, "silent_s": 7.0}])))
     row = figures.shards[0]
-    assert (row.version, row.incarnation) == (90, 3)
+    assert (row.version, row.incarnation, row.updates_per_s) == (90, 3, None)
     assert row.wait is not None
     assert (row.wait.kind, row.wait.since) == ("away", 2.0)
     assert figures.updates == 90
 
 
-def test_a_shard_that_never_came_is_absent_from_the_first_status_on() -> None:
-    figures = after((3.0, status(shards=[absent_shard()])))
+def test_a_shard_that_never_came_is_absent_since_the_broker_began() -> None:
+    figures = after((3.0, status(shards=[{**absent_shard(), "waiting_s": 1.0}])))
     wait = figures.shards[0].wait
     assert wait is not None
-    assert (wait.kind, wait.since) == ("absent", 3.0)
+    assert (wait.kind, wait.since) == ("absent", 2.0)
 
 
 def test_a_departed_worker_waits_for_nobody() -> None:
@@ -332,11 +342,10 @@ def test_a_run_that_is_not_open_says_what_it_waits_for() -> None:
 
 
 def test_trouble_is_told_in_words_with_its_duration_first() -> None:
-    stuck = worker(waiting_for="shard 0: verdict on push 12, silent for 8.1 s; " + "x" * 99)
-    figures = after((0.0, status(workers=[stuck])))
-    gone = status(shards=[absent_shard()], workers=[stuck])
-    figures.update(gone, 12.0)
-    lines = shown(render(figures))
+    what = "shard 0: verdict on push 12, silent for 8.1 s; " + "x" * 99
+    gone = shard(live=False, waiting_for="to join", waiting_s=12.0, silent_s=12.0)
+    stuck = worker(waiting_for=what, waiting_s=12.0)
+    lines = shown(render(after((0.0, status(shards=[gone], workers=[stuck])))))
     assert "  away for 12 s" in lines
     assert line_with("waits", lines).startswith("  waits 12 s for shard 0: verdict on push 12")
     assert line_with("waits", lines).endswith("…")
@@ -420,28 +429,29 @@ def test_plain_lines_come_every_five_seconds() -> None:
 def test_a_wait_is_told_when_it_appears_and_when_it_ends_and_not_in_between() -> None:
     figures, plain, lines = Figures(), PlainLines(), []
     for second in range(1, 5):
-        stuck = status(workers=[worker(seq=3, waiting_for="shard 0: to attach")])
-        figures.update(stuck, second)
+        row = worker(seq=3, waiting_for="shard 0: to attach", waiting_s=float(second))
+        figures.update(status(workers=[row]), second)
         lines += plain.lines(figures)
     figures.update(status(workers=[worker(seq=4)]), 5.0)
     lines += plain.lines(figures)
     assert [line for line in lines if "worker-1" in line] == [
-        "[   2 s] worker-1 waits 2.0 s for shard 0: to attach",
-        "[   4 s] worker-1 goes on after 4.0 s",
+        "[   1 s] worker-1 waits 2.0 s for shard 0: to attach",
+        "[   4 s] worker-1 goes on after 5.0 s",
     ]
 
 
 def test_a_member_that_leaves_while_it_waits_does_not_go_on() -> None:
-    stuck = status(workers=[worker(seq=3, waiting_for="shard 0: to attach")])
-    figures, plain = after((0.0, stuck), (3.0, stuck)), PlainLines()
+    row = worker(seq=3, waiting_for="shard 0: to attach", waiting_s=3.0)
+    figures, plain = after((0.0, status()), (3.0, status(workers=[row]))), PlainLines()
     plain.lines(figures)
     figures.update(status(workers=[worker(live=False)]), 4.0)
     assert plain.lines(figures) == ["[   4 s] worker-1 has left"]
 
 
 def test_many_waits_at_once_are_counted() -> None:
-    crowd = [worker(f"worker-{i}", seq=3, waiting_for="shard 0: to attach") for i in range(20)]
-    figures, plain = after((0.0, status(workers=crowd))), PlainLines()
+    waits = {"waiting_for": "shard 0: to attach", "waiting_s": 3.0}
+    crowd = [worker(f"worker-{i}", seq=3, **waits) for i in range(20)]
+    figures, plain = after((0.0, status())), PlainLines()
     plain.lines(figures)
     figures.update(status(workers=crowd), 3.0)
     lines = plain.lines(figures)

@@ -75,4 +75,4 @@ class Completions:
 
 
 def _url(status: Mapping[str, Any]) -> str:
-    return next((n["url"] for n in status["infer"] if n["url"] and n["release"]), "")
+    return next((n["url"] for n in status["infer"] if n["live"] and n["url"] and n["release"]), "")

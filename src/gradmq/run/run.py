@@ -36,8 +36,10 @@ log = logging.getLogger(__name__)
 LOOK_EVERY_S = 0.25
 METRICS_EVERY_S = 1.0
 
-#: A broker on this machine that says nothing for so long is gone, or as good as gone.
+#: A broker on this machine that says nothing for so long is named; training goes on without it.
 LOOK_TIMEOUT_S = 3.0
+#: One whose process lives is given up only after this long.
+BROKER_GIVEN_UP_S = 60.0
 
 #: After a normal end: for workers to finish their step and drain, the last release to be written,
 #: and its evaluation.
@@ -267,13 +269,18 @@ def _watch(
     """Look at the run until it is over; returns why, and the failure that ended it, if any."""
     metrics_at = 0.0
     told: set[str] = set()
+    heard_at = time.monotonic()
     while True:
         try:
             run.status = observer.status(timeout=LOOK_TIMEOUT_S)
         except BrokerAway as error:
             failures = run.look_at_roles()
-            return "the broker is away", failures[0] if failures else error
-        now = time.monotonic()
+            silent_s = time.monotonic() - heard_at
+            if failures or run.interrupts.came() or silent_s > BROKER_GIVEN_UP_S:
+                return "the broker is away", failures[0] if failures else error
+            screen.say(f"broker silent for {silent_s:.0f} s; training goes on without it")
+            continue
+        now = heard_at = time.monotonic()
         reason = ending.update(run.status, now)
         failures = run.look_at_roles()
         if not failures:

@@ -58,6 +58,8 @@ class WorkerFigures:
 
     name: str
     live: bool
+    lost: bool
+    """Gone without a goodbye."""
     samples_per_s: float
     share: float
     staleness_median: int
@@ -77,6 +79,7 @@ class NodeFigures:
     release: int
     age_s: float | None
     url: str
+    live: bool
     wait: Wait | None
 
 
@@ -139,10 +142,8 @@ class Figures:
         self.followers: tuple[NodeFigures, ...] = ()
         self._higher_is_better = higher_is_better
         self._started: float | None = None
-        self._seen_shards: dict[int, ShardFigures] = {}
         self._rates: dict[int, Rates] = {}
         self._heard: dict[str, float] = {}
-        self._waits: dict[str, tuple[float, tuple[str, int]]] = {}
         self._losses: deque[tuple[float, float]] = deque()
         self._evaluated: frozenset[int] = frozenset()
 
@@ -164,21 +165,16 @@ class Figures:
 
     def _shard(self, row: Mapping[str, Any], now: float) -> ShardFigures:
         index, key = row["index"], f"shard {row['index']}"
-        before = self._seen_shards.get(index)
-        if not row["live"] and before is not None:
-            away = Wait("away", "", self._heard[key])
-            return ShardFigures(
-                index, before.version, before.incarnation, None, None, before.lost_updates, away
-            )
-        wait = self._wait(key, row, row["version"], now)
+        wait = self._wait(row, now)
         if not row["live"]:
-            wait = Wait("absent", "", self._waits[key][0])
+            kind: Literal["absent", "away"] = "away" if row["incarnation"] else "absent"
+            wait = Wait(kind, "", now - row["waiting_s"])
         rates = self._rates.setdefault(index, Rates())
         if row["live"] and self._is_new_report(key, row, now):
             rates.add(self._heard[key], row["incarnation"], row["version"], row["pushed_bytes"])
-        silent = wait is not None and wait.kind == "silent"
+        silent = wait is not None and wait.kind != "waits"
         updates_per_s, bytes_per_s = (None, None) if silent else rates.per_s()
-        shard = ShardFigures(
+        return ShardFigures(
             index=index,
             version=row["version"],
             incarnation=row["incarnation"],
@@ -187,9 +183,6 @@ class Figures:
             lost_updates=row["lost_updates"],
             wait=wait,
         )
-        if row["live"]:
-            self._seen_shards[index] = shard
-        return shard
 
     def _worker(self, row: Mapping[str, Any], now: float) -> WorkerFigures:
         key = f"worker {row['name']}"
@@ -198,6 +191,7 @@ class Figures:
         return WorkerFigures(
             name=row["name"],
             live=row["live"],
+            lost=row["lost"],
             samples_per_s=row["samples_per_s"],
             share=row["share"],
             staleness_median=row["staleness"]["median"],
@@ -206,7 +200,7 @@ class Figures:
             rejected=row["rejected"],
             skipped_nonfinite=row["skipped_nonfinite"],
             loss=row["loss"],
-            wait=self._wait(key, row, row["seq"], now) if row["live"] else None,
+            wait=self._wait(row, now) if row["live"] or row["lost"] else None,
         )
 
     def _node(self, row: Mapping[str, Any], now: float) -> NodeFigures:
@@ -216,7 +210,8 @@ class Figures:
             release=row["release"],
             age_s=None if age_s is None else age_s + row["silent_s"],
             url=row["url"],
-            wait=self._wait(f"node {row['name']}", row, row["release"], now),
+            live=row["live"],
+            wait=self._wait(row, now),
         )
 
     def _is_new_report(self, key: str, row: Mapping[str, Any], now: float) -> bool:
@@ -226,20 +221,16 @@ class Figures:
         self._heard[key] = heard
         return True
 
-    def _wait(self, key: str, row: Mapping[str, Any], progress: int, now: float) -> Wait | None:
-        """A wait that lasts: nothing heard, or the same progress and always some wait under way."""
+    @staticmethod
+    def _wait(row: Mapping[str, Any], now: float) -> Wait | None:
+        """Nothing heard, or a wait that lasts."""
+        if not row["live"]:
+            return Wait("away", "", now - row["silent_s"])
         if row["silent_s"] > SILENT_AFTER_S:
             return Wait("silent", "", now - row["silent_s"])
-        if not row["waiting_for"]:
-            self._waits.pop(key, None)
-            return None
-        reached = (self.phase, progress)
-        since, before = self._waits.get(key, (now, reached))
-        if before != reached:
-            since = now
-        self._waits[key] = (since, reached)
-        lasts = now - since >= WAIT_SHOWN_AFTER_S
-        return Wait("waits", row["waiting_for"], since) if lasts else None
+        if row["waiting_for"] and row["waiting_s"] >= WAIT_SHOWN_AFTER_S:
+            return Wait("waits", row["waiting_for"], now - row["waiting_s"])
+        return None
 
     # -- the run ----------------------------------------------------------------------------------
 

@@ -97,7 +97,7 @@ def _regular(figures: Figures) -> str:
 
 def _release(figures: Figures) -> str:
     """What is served, by the node that is furthest behind; else the newest there is."""
-    served = [node for node in figures.infer if node.age_s is not None]
+    served = [node for node in figures.infer if node.live and node.age_s is not None]
     if not served:
         return f"release {words.count(figures.release)}"
     last = min(served, key=lambda node: node.release)
@@ -116,7 +116,8 @@ def _waits(figures: Figures) -> dict[str, Wait]:
 def _present(figures: Figures) -> set[str]:
     names = {f"shard {shard.index}" for shard in figures.shards}
     names |= {words.printable(worker.name) for worker in figures.workers if worker.live}
-    return names | {words.printable(node.name) for node in (*figures.infer, *figures.followers)}
+    nodes = (*figures.infer, *figures.followers)
+    return names | {words.printable(node.name) for node in nodes if node.live}
 
 
 def _listed(texts: list[str], more: str) -> Iterator[str]:

@@ -223,7 +223,7 @@ def _workers(figures: Figures, name_width: int) -> list[Text]:
 def _worker_cells(worker: WorkerFigures) -> list[str]:
     return [
         worker.name,
-        words.rate(worker.samples_per_s) if worker.live else "left",
+        words.rate(worker.samples_per_s) if worker.live else "lost" if worker.lost else "left",
         words.percent(worker.share),
         f"med {worker.staleness_median}, max {worker.staleness_max}",
         words.count(worker.applied),
