@@ -14,6 +14,7 @@ from typing import Any
 
 from gradmq.errors import LayoutMismatch, RemoteProtocolError
 from gradmq.layout import Layout
+from gradmq.standings import Standings
 from gradmq.wire.messages import (
     Directory,
     Hello,
@@ -23,6 +24,7 @@ from gradmq.wire.messages import (
     Rejoin,
     Role,
     ShardEntry,
+    Standing,
     Version,
     Welcome,
 )
@@ -98,6 +100,8 @@ class Members:
         self.members: dict[bytes, Member] = {}
         self.departed: dict[str, Member] = {}
         """By name: workers that left, whose share of the run stays visible; and who was lost."""
+        self.standings = Standings()
+        """Who is in quarantine: a shard finds it, the directory tells all."""
         self.departed_shards: dict[int, Member] = {}
         self.began_at = now
         self.phase: Phase = "waiting"
@@ -279,8 +283,17 @@ class Members:
         if member.role == "ps" and bool(report.get("ready")) and not member.ready:
             member.ready = True
             self._changed = True
+        told = {name: Standing(**_known(s)) for name, s in report.get("standings", {}).items()}
+        if member.role == "ps" and self.standings.hear(told, now):
+            self._changed = True
         self._open_if_complete()
         return None
+
+    def on_readmit(self, name: str, now: float) -> bool:
+        """Let a worker out of quarantine; False if it is in none."""
+        ended = self.standings.end(name, now)
+        self._changed = self._changed or ended
+        return ended
 
     def on_goodbye(self, peer: bytes) -> None:
         member = self.members.pop(peer, None)
@@ -317,7 +330,7 @@ class Members:
             self.serial += 1
             for member in self.members.values():
                 member.informed = False
-        return [self._directory(m) for m in self.members.values() if not m.informed]
+        return [self._directory(m, now) for m in self.members.values() if not m.informed]
 
     def _depart(self, member: Member) -> None:
         self._changed = True
@@ -343,7 +356,7 @@ class Members:
             self.phase = "open"
             self._changed = True
 
-    def _directory(self, member: Member) -> Tell:
+    def _directory(self, member: Member, now: float) -> Tell:
         member.informed = True
         payload: Payload = ()
         if self.layout is not None and not member.knows_layout:
@@ -368,6 +381,7 @@ class Members:
                 sessions=tuple(sorted(m.session for m in self.workers())),
                 horizon=self._horizon,
                 seeder=self._seeder,
+                standings=self.standings.tell(now),
                 payload=payload,
             ),
         )
@@ -399,3 +413,8 @@ class Members:
         if len(members) < self.shards:
             return None
         return tuple((m.incarnation, int(m.report.get("version", 0))) for m in members)
+
+
+def _known(standing: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report, a map that may hold more, says of a worker's standing."""
+    return {key: standing[key] for key in ("number", "why", "for_s") if key in standing}

@@ -19,6 +19,7 @@ from gradmq.broker.silence import Silence
 from gradmq.broker.status import compose
 from gradmq.durable import next_incarnation, read_number, write_text
 from gradmq.wire.messages import (
+    AskReadmit,
     AskRelease,
     AskStatus,
     AskStop,
@@ -130,6 +131,18 @@ class BrokerNode:
                 self._perform(self._releases.on_saved(message))
             case Evaluated():
                 self._evaluations.append(message)
+            case AskStatus() | AskRelease() | AskStop() | AskReadmit():
+                self._on_ask(peer, message, now)
+            case Goodbye():
+                self._members.on_goodbye(peer)
+            case _:
+                text = f"a {message.KIND} is not for the broker"
+                self._send(peer, Refused(reason="wire", text=text))
+
+    def _on_ask(
+        self, peer: bytes, message: AskStatus | AskRelease | AskStop | AskReadmit, now: float
+    ) -> None:
+        match message:
             case AskStatus():
                 self._send(peer, Status(status=self.status(now)))
             case AskRelease():
@@ -139,11 +152,9 @@ class BrokerNode:
             case AskStop():
                 log.info("stopping all workers: %s", message.reason)
                 self._members.on_stop()
-            case Goodbye():
-                self._members.on_goodbye(peer)
-            case _:
-                text = f"a {message.KIND} is not for the broker"
-                self._send(peer, Refused(reason="wire", text=text))
+            case AskReadmit():
+                if self._members.on_readmit(message.name, now):
+                    log.warning("%s is out of quarantine", message.name)
 
     def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
         shards_before = {m.shard: m.incarnation for m in self._members.shard_members()}
@@ -165,7 +176,11 @@ class BrokerNode:
         return any(member.peer == peer for member in self._members.followers())
 
     def _on_renew(self, peer: bytes, renew: Renew, now: float) -> None:
+        before = {quarantined.name for quarantined in self._members.standings.quarantined()}
         rejoin = self._members.on_renew(peer, renew.report, now)
+        for new in self._members.standings.quarantined():
+            if new.name not in before:
+                log.warning("%s is in quarantine: %s", new.name, new.why)
         if rejoin is not None:
             self._tell([rejoin])
             return

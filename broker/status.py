@@ -84,15 +84,18 @@ def _workers(members: Members, now: float) -> list[dict[str, Any]]:
     departed = {n: member for n, member in members.departed.items() if member.role == "worker"}
     tallies = {name: _tally(members, name) for name in {**departed, **live}}
     all_samples = sum(tally["samples"] for tally in tallies.values())
+    quarantined = {q.name: q for q in members.standings.quarantined()}
     rows = []
     for name in sorted(tallies, key=_by_number):
         member = live.get(name) or departed[name]
-        report, tally = member.report, tallies[name]
+        report, tally, quarantine = member.report, tallies[name], quarantined.get(name)
         rows.append(
             {
                 "name": name,
                 "live": name in live,
                 "lost": member.lost,
+                "quarantine": quarantine.why if quarantine else "",
+                "quarantined_s": _since(quarantine.since if quarantine else None, now),
                 "session": member.session,
                 "seq": report.get("seq", 0),
                 **tally,

@@ -61,4 +61,12 @@ class Append:
     record: Record
 
 
-Effect = Reply | Publish | TellBroker | Save | Append
+@dataclass(frozen=True, slots=True)
+class Quarantined:
+    """Effect: tell people, and the broker soon, that this worker is not listened to any more."""
+
+    name: str
+    why: str
+
+
+Effect = Reply | Publish | TellBroker | Save | Append | Quarantined

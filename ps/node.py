@@ -31,7 +31,7 @@ from gradmq.errors import (
 from gradmq.layout import Layout
 from gradmq.membership import Membership
 from gradmq.ps import checkpoint
-from gradmq.ps.effects import Append, Effect, Publish, Reply, Save, TellBroker
+from gradmq.ps.effects import Append, Effect, Publish, Quarantined, Reply, Save, TellBroker
 from gradmq.ps.journal.records import Opened
 from gradmq.ps.journal.segments import End, journal_folder
 from gradmq.ps.journal.writer import JournalWriter
@@ -199,7 +199,8 @@ class PsNode:
             options.push_budget_bytes,
             RingWriter(memory, part.size, fence),
             self._ring.segment if self._ring else None,
-            journalled,
+            journalled=journalled,
+            max_gradient_norm=welcome.settings.get("max_gradient_norm"),
         )
         if self._restored is not None:
             self._shard.restore(self._restored)
@@ -297,7 +298,7 @@ class PsNode:
             return {"waiting_for": "the layout"}
         options = self._options
         saved = checkpoint.saved_releases(options.state, options.shard)
-        return {**self._shard.report(), "saved": saved}
+        return {**self._shard.report(time.monotonic()), "saved": saved}
 
     def _push_waiting(self) -> bool:
         events = self._pull.getsockopt(zmq.EVENTS)
@@ -446,7 +447,7 @@ class PsNode:
             assert self._member.welcome is not None
             self._open_shard(self._member.welcome, self._layout)
         if self._shard is not None:
-            self._shard.on_directory(directory)
+            self._shard.on_directory(directory, now)
 
     # -- effects ----------------------------------------------------------------------------------
 
@@ -465,6 +466,9 @@ class PsNode:
                 case Append():
                     assert self._journal is not None
                     self._journal.append(effect.position, effect.record)
+                case Quarantined():
+                    log.warning("%s is in quarantine: %s", effect.name, effect.why)
+                    self._member.renew_soon(time.monotonic())
 
     def _publish(self, effect: Publish) -> None:
         message = effect.message

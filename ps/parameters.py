@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import crc32c
 import numpy as np
 
-from gradmq.binding import is_finite
+from gradmq.binding import is_finite, sum_of_squares
 from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Run
 from gradmq.ps.optim import BLOCK, Optimizer, State, Vector
@@ -29,10 +30,18 @@ class NotFinite(Exception):
     """A gradient holds NaN or infinity; nothing was changed."""
 
 
+class NormAboveLimit(Exception):
+    """A gradient is longer than it may be; nothing was changed."""
+
+
 class Parameters:
     """Every change makes a new version in another slot of the ring; readers see whole ones only."""
 
-    def __init__(self, size: int, optimizer: Optimizer, ring: RingWriter) -> None:
+    def __init__(
+        self, size: int, optimizer: Optimizer, ring: RingWriter, max_norm: float | None = None
+    ) -> None:
+        """``max_norm`` limits the Euclidean norm of what one push holds for this shard."""
+        self._max_squares = None if max_norm is None else max_norm * max_norm
         self._size = size
         self.optimizer = optimizer
         self._ring = ring
@@ -59,19 +68,20 @@ class Parameters:
         self._commit(version)
 
     def apply(self, gradient: Gradient, runs: Sequence[Run], weight: float) -> None:
-        """Make the next version; raises RemoteProtocolError or NotFinite, and is then the old one.
+        """Make the next version.
 
+        Raises RemoteProtocolError, NotFinite or NormAboveLimit; it is then the old one.
         The gradient is read once: each block is checked, applied and left while it is in the cache.
         Only an optimizer with a state, which is changed in place, needs to know all of it first.
         """
         assert self.version is not None
         if self.state:
-            for _ in _checked(gradient):
+            for _ in self._checked(gradient):
                 pass
             gradient = Gradient(gradient.chunks, None)
         old, new = self.values, self._ring.begin(self.lent)
         done = 0
-        for offset, values, is_buffer in _placed(_checked(gradient, not self.state), runs):
+        for offset, values, is_buffer in _placed(self._checked(gradient, not self.state), runs):
             _copy(old, new, done, offset)
             done = offset + values.size
             now = slice(offset, done)
@@ -85,6 +95,28 @@ class Parameters:
         _copy(old, new, done, self._size)
         self._commit(self.version + 1)
 
+    def _checked(self, gradient: Gradient, values: bool = True) -> Iterator[Vector]:
+        """The gradient, block by block; raises at the block, or at the end, that is wrong.
+
+        ``values`` False: only its crc, if it has one.
+        """
+        crc, squares, limit = 0, 0.0, self._max_squares
+        for chunk in gradient.chunks:
+            if gradient.crc is not None:
+                crc = crc32c.crc32c(chunk.data, crc)
+            for at in range(0, chunk.size, BLOCK):
+                block = chunk[at : at + BLOCK]
+                if values and limit is None:
+                    if not is_finite(block):
+                        raise NotFinite
+                elif values and limit is not None:
+                    squares += sum_of_squares(block)
+                    if not (squares <= limit and math.isfinite(squares)):
+                        raise NormAboveLimit if is_finite(block) else NotFinite
+                yield block
+        if gradient.crc is not None and crc != gradient.crc:
+            raise RemoteProtocolError("the payload does not match its crc32c: it was damaged")
+
     def _commit(self, version: int) -> None:
         self._ring.commit(version)
         self.version = version
@@ -95,21 +127,6 @@ def _copy(old: Vector, new: Vector, start: int, stop: int) -> None:
     for at in range(start, stop, BLOCK):
         now = slice(at, min(at + BLOCK, stop))
         new[now] = old[now]
-
-
-def _checked(gradient: Gradient, finite: bool = True) -> Iterator[Vector]:
-    """The gradient, block by block; raises at the block, or at the end, that is wrong."""
-    crc = 0
-    for chunk in gradient.chunks:
-        if gradient.crc is not None:
-            crc = crc32c.crc32c(chunk.data, crc)
-        for at in range(0, chunk.size, BLOCK):
-            block = chunk[at : at + BLOCK]
-            if finite and not is_finite(block):
-                raise NotFinite
-            yield block
-    if gradient.crc is not None and crc != gradient.crc:
-        raise RemoteProtocolError("the payload does not match its crc32c: it was damaged")
 
 
 def _placed(blocks: Iterator[Vector], runs: Sequence[Run]) -> Iterator[tuple[int, Vector, bool]]:

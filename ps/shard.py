@@ -8,7 +8,7 @@ kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -16,13 +16,14 @@ import numpy as np
 from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Layout, Run
 from gradmq.ps.durability import Durability
-from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
+from gradmq.ps.effects import Effect, Publish, Quarantined, Reply, Save, TellBroker
 from gradmq.ps.journal.records import Decided, RolledBack, Seeded
 from gradmq.ps.journal.records import Labelled as LabelledRecord
 from gradmq.ps.optim import Optimizer, Vector
-from gradmq.ps.parameters import Gradient, NotFinite, Parameters
+from gradmq.ps.parameters import Gradient, NormAboveLimit, NotFinite, Parameters
 from gradmq.ps.policy import Policy
 from gradmq.ps.publishing import PublishTiming
+from gradmq.ps.quarantine import Quarantine
 from gradmq.ps.sessions import NOTHING_SHARED, Sessions, SharedSlots
 from gradmq.ps.state import Row, ShardState, copied
 from gradmq.ps.tally import Tally
@@ -73,10 +74,12 @@ class Shard:
         ring: RingWriter | None = None,
         ring_segment: Segment | None = None,
         journalled: bool = False,
+        max_gradient_norm: float | None = None,
     ) -> None:
         """``ring_segment`` tells workers of this host where the ring lies; None: they use TCP.
 
         With ``journalled``, every decision is an Append too, and is said once that is durable.
+        ``max_gradient_norm`` is of the part that one push has for this shard; None: no limit.
         """
         self.run = run
         self.layout = layout
@@ -86,7 +89,8 @@ class Shard:
         self._policy = policy
         self._timing = PublishTiming()
         ring = ring or RingWriter(own_memory(self.part.size), self.part.size)
-        self._parameters = Parameters(self.part.size, optimizer, ring)
+        self._parameters = Parameters(self.part.size, optimizer, ring, max_gradient_norm)
+        self._quarantine = Quarantine(index)
         self._ring_segment = ring_segment
         self._sessions = Sessions(self.part.nbytes, push_budget_bytes)
         self._lineage: tuple[tuple[int, int], ...] = ()
@@ -170,9 +174,10 @@ class Shard:
 
     # -- sessions ---------------------------------------------------------------------------------
 
-    def on_directory(self, directory: Directory) -> None:
-        """The broker's list of live sessions, and who may seed."""
+    def on_directory(self, directory: Directory, now: float) -> None:
+        """The broker's list of live sessions, who may seed, and who is in quarantine."""
         self._seeder = directory.seeder
+        self._quarantine.standings.hear(directory.standings, now)
         self._sessions.on_directory(directory)
 
     def on_attach(
@@ -285,13 +290,18 @@ class Shard:
         if push.seq <= row.last_seq:
             attachment.pending.extend(v for v in row.verdicts if v.seq == push.seq)
             return []
-        verdict, elements = self._decide(push, attachment.slots, now)
+        if self._quarantine.holds(row.name):
+            verdict, elements = self._rejected(push, "quarantined"), 0
+        else:
+            verdict, elements = self._decide(push, attachment.slots, now)
         nbytes = sum(map(len, push.payload)) if push.slot is None else 4 * elements
         self.tally.count(row.name, push, verdict, nbytes)
+        why = self._quarantine.decided(row.name, verdict.reason, now)
+        effects: list[Effect] = [Quarantined(row.name, why)] if why else []
         if not self._durability.journalled:
             self._sessions.decided(push.session, verdict)
-            return []
-        effects = self._durability.record(
+            return effects
+        effects += self._durability.record(
             lambda: self._decided(row.name, push, verdict, attachment.slots, elements)
         )
         self._sessions.decided(push.session, verdict, self._durability.position)
@@ -358,6 +368,8 @@ class Shard:
             return self._rejected(push, "malformed"), 0
         except NotFinite:
             return self._rejected(push, "nonfinite"), elements
+        except NormAboveLimit:
+            return self._rejected(push, "norm"), elements
         self._copy = None
         self._timing.on_apply(now)
         verdict = Verdict(
@@ -542,8 +554,9 @@ class Shard:
             )
         )
 
-    def report(self) -> dict[str, object]:
+    def report(self, now: float) -> dict[str, object]:
         """For the broker's status."""
+        standings = self._quarantine.standings.tell(now)
         attached = self._sessions.attached
         return {
             "ready": self.ready,
@@ -554,6 +567,7 @@ class Shard:
             "attached": len(attached),
             "shared": sum(bool(attachment.slots) for attachment in attached.values()),
             "waiting_for": "" if self.ready else "initial parameters",
+            "standings": {name: asdict(standing) for name, standing in standings.items()},
             **self.tally.report(),
         }
 

@@ -69,6 +69,8 @@ class WorkerThread(MemberThread):
         """Set by the caller: have what is newest of every shard."""
         self.pulling = False
         """True while the caller waits for that."""
+        self.quarantined = False
+        """Its pushes are rejected, whatever they hold."""
         self.worker_name = name
         self._tensors = tuple(tensors)
         self._max_in_flight = max_in_flight
@@ -149,6 +151,15 @@ class WorkerThread(MemberThread):
             self.session.on_directory(self.directory, now)
 
     def on_directory(self, directory: Directory, now: float) -> None:
+        standing = directory.standings.get(self.worker_name)
+        quarantined = standing is not None and standing.number % 2 == 1
+        if quarantined and not self.quarantined:
+            log.warning(
+                "%s is in quarantine, its pushes are rejected until `gradmq readmit %s`",
+                self.worker_name,
+                self.worker_name,
+            )
+        self.quarantined = quarantined
         if self.session is not None:
             self.session.on_directory(directory, now)
 

@@ -235,11 +235,15 @@ def is_finite(block: Vector) -> bool:
     """True if no element is NaN or infinite."""
     # A dot product is the fastest pass over memory; of few elements, one that keeps the
     # interpreter's lock is: giving it up invites the network's thread to take it.
-    if block.size > FEW:
-        with np.errstate(over="ignore"):  # finite elements may have squares that are not
-            if math.isfinite(np.dot(block, block)):
-                return True
+    if block.size > FEW and math.isfinite(sum_of_squares(block)):
+        return True
     return bool(np.isfinite(block).all())
+
+
+def sum_of_squares(block: Vector) -> float:
+    """Not finite if an element is not; nor if finite ones have squares too large for float32."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return float(np.dot(block, block))
 
 
 def _bitmap(rows: frozenset[int], count: int) -> bytes:

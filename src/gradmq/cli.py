@@ -331,6 +331,21 @@ def stop(
     return 1 if left else 0
 
 
+@app.command
+def readmit(
+    worker: Annotated[str, Parameter(help="Name of the worker.")],
+    *,
+    broker: Broker = DEFAULT_BROKER,
+) -> int:
+    """Let a worker out of quarantine: its pushes are looked at again."""
+    from gradmq.observer import Observer
+
+    with Observer(broker) as observer:
+        observer.readmit(worker)
+    print(f"{worker} is let back")
+    return 0
+
+
 app.command(
     "gradmq.history.cli:app",
     name="history",

@@ -108,6 +108,11 @@ class PsSettings(_Section):
     keep_checkpoints: int = Field(
         3, ge=0, description="how many checkpoints stay, and the journal since them; 0: all"
     )
+    max_gradient_norm: float | None = Field(
+        None, gt=0, le=1e18, allow_inf_nan=False,
+        description="reject a push whose part for one shard has a larger Euclidean norm, changes "
+        "of buffers included",
+    )  # fmt: skip
 
 
 class NetworkSettings(_Section):
@@ -157,6 +162,7 @@ class Settings(BaseModel):
             "staleness": staleness,
             "transport": self.network.transport,
             "durability": self.run.durability,
+            "max_gradient_norm": self.ps.max_gradient_norm,
         }
 
     def to_toml(self) -> str:

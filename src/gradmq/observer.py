@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 import zmq
 
 from gradmq import link
-from gradmq.errors import BrokerAway, ShardAway
+from gradmq.errors import BrokerAway, SettingsError, ShardAway
 from gradmq.layout import Layout
 from gradmq.replica import FETCH_AGAIN_S
 from gradmq.wire.codec import joined
 from gradmq.wire.messages import (
+    AskReadmit,
     AskRelease,
     AskStatus,
     AskStop,
@@ -79,8 +80,27 @@ class Observer:
 
     def stop_workers(self, reason: str) -> None:
         """Ask all workers to finish; sent, not awaited: the status shows when they have left."""
+        self._tell(AskStop(reason=reason))
+
+    def readmit(self, worker: str, timeout: float = 5.0) -> None:
+        """Let a worker out of quarantine; raises SettingsError if it is in none, or BrokerAway."""
+        quarantined = self._quarantined(timeout)
+        if worker not in quarantined:
+            text = f"in quarantine: {', '.join(quarantined)}" if quarantined else "nobody is"
+            raise SettingsError(f"no worker {worker!r} is in quarantine; {text}")
+        deadline = time.monotonic() + timeout
+        self._tell(AskReadmit(name=worker))
+        while worker in self._quarantined(timeout):
+            if time.monotonic() > deadline:
+                raise BrokerAway(f"broker {self._address} did not let {worker} back")
+            time.sleep(0.05)
+
+    def _quarantined(self, timeout_s: float) -> list[str]:
+        return [w["name"] for w in self.status(timeout_s)["workers"] if w["quarantine"]]
+
+    def _tell(self, message: Message) -> None:
         deadline = time.monotonic() + ASK_AGAIN_S
-        while not link.send(self._broker, AskStop(reason=reason)):
+        while not link.send(self._broker, message):
             if time.monotonic() > deadline:
                 raise BrokerAway(f"broker {self._address} is not connected")
             time.sleep(0.01)

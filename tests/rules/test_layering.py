@@ -20,6 +20,7 @@ LAYERS = {
         "gradmq.replica",
         "gradmq.membership",
         "gradmq.binding",
+        "gradmq.standings",
         "gradmq.ring",
     ],
     "pure role files": [
@@ -38,6 +39,7 @@ LAYERS = {
         "gradmq.ps.optim",
         "gradmq.ps.policy",
         "gradmq.ps.publishing",
+        "gradmq.ps.quarantine",
         "gradmq.ps.tally",
         "gradmq.worker.session",
         "gradmq.infer.serving",

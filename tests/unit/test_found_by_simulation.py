@@ -132,7 +132,7 @@ def push_once(shard: Shard, session: int) -> None:
 
 def test_a_refusal_says_whose_session_it_is() -> None:
     shard = shard_of(1)
-    shard.on_directory(directory_of(1, 2, horizon=2))
+    shard.on_directory(directory_of(1, 2, horizon=2), 0.0)
     refused = attach(shard, 1)
     assert isinstance(refused, Refused)
     assert (refused.reason, refused.session) == ("fenced", 1)
@@ -140,33 +140,33 @@ def test_a_refusal_says_whose_session_it_is() -> None:
 
 def test_a_restarted_broker_that_lists_a_fenced_session_does_not_bring_it_back() -> None:
     shard = shard_of(1)
-    shard.on_directory(directory_of(1, 1, 2))
+    shard.on_directory(directory_of(1, 1, 2), 0.0)
     attach(shard, 1)
     push_once(shard, 1)
-    shard.on_directory(directory_of(1, 2, horizon=2))
-    shard.on_directory(directory_of(1, 1, 2, horizon=0))
+    shard.on_directory(directory_of(1, 2, horizon=2), 0.0)
+    shard.on_directory(directory_of(1, 1, 2, horizon=0), 0.0)
     assert isinstance(attach(shard, 1), Refused)
     assert isinstance(attach(shard, 2), Attached)
 
 
 def test_a_session_of_the_restarted_broker_is_attached() -> None:
     shard = shard_of(1)
-    shard.on_directory(directory_of(1, 1, horizon=2))
-    shard.on_directory(directory_of(1, 1, 12, horizon=0))
+    shard.on_directory(directory_of(1, 1, horizon=2), 0.0)
+    shard.on_directory(directory_of(1, 1, 12, horizon=0), 0.0)
     assert isinstance(attach(shard, 12), Attached)
-    shard.on_directory(directory_of(1, 12, horizon=12))
+    shard.on_directory(directory_of(1, 12, horizon=12), 0.0)
     assert isinstance(attach(shard, 1), Refused)
     assert isinstance(attach(shard, 12), Attached)
 
 
 def test_fences_outlive_the_shard() -> None:
     shard = shard_of(1)
-    shard.on_directory(directory_of(1, 1, 2, 3))
+    shard.on_directory(directory_of(1, 1, 2, 3), 0.0)
     attach(shard, 1)
     push_once(shard, 1)
-    shard.on_directory(directory_of(1, 2, horizon=2))
+    shard.on_directory(directory_of(1, 2, horizon=2), 0.0)
     restarted = shard_of(2, shard.snapshot())
-    restarted.on_directory(directory_of(2, 1, 2, 3, horizon=0))
+    restarted.on_directory(directory_of(2, 1, 2, 3, horizon=0), 0.0)
     assert isinstance(attach(restarted, 1), Refused)
     assert isinstance(attach(restarted, 2), Attached)
     assert isinstance(attach(restarted, 3), Attached)
@@ -174,12 +174,12 @@ def test_fences_outlive_the_shard() -> None:
 
 def test_an_attach_that_comes_after_the_detach_does_not_begin_the_session_anew() -> None:
     shard = shard_of(1)
-    shard.on_directory(directory_of(1, 1, 2))
+    shard.on_directory(directory_of(1, 1, 2), 0.0)
     attach(shard, 1)
     push_once(shard, 1)
     shard.on_detach(Detach(session=1))
     assert isinstance(attach(shard, 1), Refused)
-    shard.on_directory(directory_of(1, 2, horizon=2))
+    shard.on_directory(directory_of(1, 2, horizon=2), 0.0)
     assert isinstance(attach(shard, 1), Refused)
 
 

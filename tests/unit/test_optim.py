@@ -66,7 +66,8 @@ class Shards:
                     sessions=(1,),
                     horizon=1,
                     seeder=1,
-                )
+                ),
+                0.0,
             )
             seed = Seed(
                 run="demo",

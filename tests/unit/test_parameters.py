@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Layout, Run, Tensor, contiguous_runs
 from gradmq.ps.optim import BLOCK, SGD, Vector
-from gradmq.ps.parameters import Gradient, NotFinite, Parameters
+from gradmq.ps.parameters import Gradient, NormAboveLimit, NotFinite, Parameters
 from gradmq.ring import RingReader, RingWriter, own_memory
 from gradmq.wire.codec import payload_chunks, payload_crc
 
@@ -46,10 +46,11 @@ ALL = frozenset(range(len(SIZES)))
 class Held:
     """Parameters, and a reader who looks on."""
 
-    def __init__(self, optimizer: SGD, initial: Vector) -> None:
+    def __init__(self, optimizer: SGD, initial: Vector, max_norm: float | None = None) -> None:
         memory = own_memory(initial.size)
         self.optimizer = optimizer
-        self.parameters = Parameters(initial.size, optimizer, RingWriter(memory, initial.size))
+        ring = RingWriter(memory, initial.size)
+        self.parameters = Parameters(initial.size, optimizer, ring, max_norm)
         self.reader = RingReader(memory, initial.size)
         self.parameters.install(initial, {}, 0)
 
@@ -114,6 +115,37 @@ def test_one_value_that_is_not_finite_changes_nothing(held: Held, at: int, value
     assert held.bits == before
     assert held.reader.newest() == view
     assert held.reader.is_intact(view)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_a_gradient_above_the_limit_changes_nothing_and_one_below_is_applied_as_without(
+    name: str,
+) -> None:
+    gradient = random_vector(4)
+    norm = float(np.linalg.norm(gradient.astype(np.float64)))
+    free = Held(SGD(**SETTINGS[name]), random_vector(1))
+    limited = Held(SGD(**SETTINGS[name]), random_vector(1), max_norm=norm * 1.001)
+    for held in (free, limited):
+        held.apply(gradient)
+        held.apply(random_vector(5) * np.float32(0.9))
+    assert limited.bits == free.bits
+    # Each block alone is below the limit; their sum is found above it in the last one.
+    for longer in (gradient * np.float32(1.01), gradient * np.float32(1e30)):
+        with pytest.raises(NormAboveLimit):
+            limited.apply(longer)
+        assert limited.bits == free.bits
+
+
+@pytest.mark.parametrize("size", [3, PART.size])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_with_a_limit_what_is_not_finite_is_still_called_so(size: int, value: float) -> None:
+    held = Held(SGD(lr=0.1), random_vector(1), max_norm=1e18)
+    before = held.bits
+    wrong = random_vector(4)
+    wrong[size - 1] = value
+    with pytest.raises(NotFinite):
+        held.apply(wrong)
+    assert held.bits == before
 
 
 @pytest.mark.parametrize("at", [0, PART.size - 1], ids=["first", "last"])

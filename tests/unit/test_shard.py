@@ -114,7 +114,7 @@ def new_shard(
 def seeded_shard(*sessions: int, **settings: Any) -> Shard:
     """A shard at version 0 to which these sessions are attached."""
     shard = new_shard(**settings)
-    shard.on_directory(directory(*sessions, seeder=1))
+    shard.on_directory(directory(*sessions, seeder=1), 0.0)
     assert shard.on_seed(PEER, seed()) == []
     for session in sessions:
         assert isinstance(reply(shard.on_attach(PEER, attach(session))), Attached)
@@ -125,7 +125,7 @@ def restarted(shard: Shard, state: ShardState | None = None) -> Shard:
     """Its next incarnation, from this checkpoint or from its last instant."""
     life = new_shard(incarnation=shard.incarnation + 1)
     life.restore(state or shard.snapshot())
-    life.on_directory(directory(1, 2))
+    life.on_directory(directory(1, 2), 0.0)
     return life
 
 
@@ -168,14 +168,14 @@ def published(effects: Iterable[Effect]) -> list[Publication | Beacon]:
 def test_a_shard_without_parameters_says_what_it_waits_for() -> None:
     shard = new_shard()
     assert not shard.ready
-    assert shard.report()["waiting_for"] == "initial parameters"
+    assert shard.report(0.0)["waiting_for"] == "initial parameters"
     assert shard.on_time(now=5.0, push_waiting=False) == []
     assert shard.next_deadline(now=5.0) == float("inf")
 
 
 def test_the_seeders_parameters_are_version_zero() -> None:
     shard = new_shard(incarnation=3)
-    shard.on_directory(directory(1, seeder=1))
+    shard.on_directory(directory(1, seeder=1), 0.0)
     assert shard.on_seed(PEER, seed()) == []
     assert shard.ready
     assert shard.version == (3, 0)
@@ -193,7 +193,7 @@ def test_only_the_first_seed_counts() -> None:
 )
 def test_a_seed_that_was_not_granted_is_refused(wrong: dict[str, Any]) -> None:
     shard = new_shard()
-    shard.on_directory(directory(1, 2, seeder=1))
+    shard.on_directory(directory(1, 2, seeder=1), 0.0)
     refused = reply(shard.on_seed(PEER, seed(**wrong)))
     assert isinstance(refused, Refused)
     assert refused.reason == "role"
@@ -203,7 +203,7 @@ def test_a_seed_that_was_not_granted_is_refused(wrong: dict[str, Any]) -> None:
 @pytest.mark.parametrize("wrong", [payload_of(ONES[:4]), {"crc": 1}, {"payload": ()}])
 def test_a_damaged_seed_leaves_the_shard_waiting(wrong: dict[str, Any]) -> None:
     shard = new_shard()
-    shard.on_directory(directory(1, seeder=1))
+    shard.on_directory(directory(1, seeder=1), 0.0)
     with pytest.raises(RemoteProtocolError):
         shard.on_seed(PEER, seed(**wrong))
     assert not shard.ready
@@ -231,7 +231,7 @@ def test_an_attachment_is_answered_to_whoever_asked() -> None:
 )
 def test_a_session_that_does_not_belong_here_is_refused(wrong: dict[str, Any], reason: str) -> None:
     shard = seeded_shard(1)
-    shard.on_directory(directory(1, 4))
+    shard.on_directory(directory(1, 4), 0.0)
     refused = reply(shard.on_attach(PEER, attach(**wrong)))
     assert isinstance(refused, Refused)
     assert refused.reason == reason
@@ -240,7 +240,7 @@ def test_a_session_that_does_not_belong_here_is_refused(wrong: dict[str, Any], r
 def test_a_session_whose_directory_is_under_way_gets_no_answer_yet() -> None:
     shard = seeded_shard(1)
     assert shard.on_attach(PEER, attach(session=9)) == []
-    shard.on_directory(directory(1, 9))
+    shard.on_directory(directory(1, 9), 0.0)
     assert isinstance(reply(shard.on_attach(PEER, attach(session=9))), Attached)
 
 
@@ -276,15 +276,15 @@ def test_a_detached_session_is_forgotten(shard: Shard) -> None:
 
 def test_a_fenced_session_is_forgotten_and_never_attaches_again(shard: Shard) -> None:
     decide(shard, push(1))
-    shard.on_directory(directory(2))
-    shard.on_directory(directory(3))
+    shard.on_directory(directory(2), 0.0)
+    shard.on_directory(directory(3), 0.0)
     assert decide(shard, push(2), push(1, session=2)) == []
     assert shard.snapshot().rows == {}
     assert reply(shard.on_attach(PEER, attach(1))).reason == "fenced"
 
 
 def test_a_session_newer_than_the_horizon_is_not_fenced(shard: Shard) -> None:
-    shard.on_directory(directory(1, horizon=1))
+    shard.on_directory(directory(1, horizon=1), 0.0)
     assert len(decide(shard, push(1, session=2))) == 1
 
 
@@ -293,7 +293,7 @@ def test_a_session_newer_than_the_horizon_is_not_fenced(shard: Shard) -> None:
 
 def test_windows_share_the_budget() -> None:
     shard = seeded_shard(1, budget_pushes=6)
-    shard.on_directory(directory(1, 2, 3))
+    shard.on_directory(directory(1, 2, 3), 0.0)
     windows = [reply(shard.on_attach(PEER, attach(s, window=4))).window for s in (1, 2)]
     assert windows == [4, 2]
     refused = reply(shard.on_attach(PEER, attach(3)))
@@ -500,7 +500,7 @@ def test_a_base_must_have_survived_every_later_restart(shard: Shard) -> None:
     assert decide(second, push(3, base=(1, 2), incarnation=2))[0].outcome == "applied"
     third = new_shard(incarnation=3)
     third.restore(checkpoint)
-    third.on_directory(directory(1, 2))
+    third.on_directory(directory(1, 2), 0.0)
     third.on_attach(PEER, attach(oldest_unanswered=4))
     lost, kept = decide(
         third,
@@ -512,7 +512,7 @@ def test_a_base_must_have_survived_every_later_restart(shard: Shard) -> None:
 
 def test_no_base_is_older_than_new_parameters() -> None:
     shard = new_shard(incarnation=2)
-    shard.on_directory(directory(1, seeder=1))
+    shard.on_directory(directory(1, seeder=1), 0.0)
     shard.on_seed(PEER, seed())
     shard.on_attach(PEER, attach())
     (verdict,) = decide(shard, push(1, base=(1, 0), incarnation=2))
@@ -538,7 +538,7 @@ def test_lost_pushes_that_were_answered_are_passed_over_and_reported(shard: Shar
     life = restarted(shard, checkpoint)
     ask = attach(oldest_unanswered=6, newest_seen=(1, 5))
     assert reply(life.on_attach(PEER, ask)).last_seq == 5
-    assert life.report()["lost_updates"] == 5
+    assert life.report(0.0)["lost_updates"] == 5
     (verdict,) = decide(life, push(6, base=(1, 0), incarnation=2))
     assert verdict.outcome == "applied"
 
@@ -547,7 +547,7 @@ def test_nothing_is_reported_lost_when_nothing_was(shard: Shard) -> None:
     decide(shard, push(1))
     life = restarted(shard)
     life.on_attach(PEER, attach(oldest_unanswered=2, newest_seen=(1, 1)))
-    assert life.report()["lost_updates"] == 0
+    assert life.report(0.0)["lost_updates"] == 0
 
 
 def test_a_checkpoint_is_not_changed_by_the_shard_that_started_from_it(shard: Shard) -> None:
@@ -642,7 +642,7 @@ def test_large_finite_gradients_are_finite(shard: Shard) -> None:
 def test_a_shard_without_elements_works_like_any_other() -> None:
     layout = Layout((Tensor("w", "float32", (1,)),), shards=2)
     shard = Shard("demo", layout, 0, 1, SGD(lr=1.0), Bounded(8))
-    shard.on_directory(directory(1, seeder=1))
+    shard.on_directory(directory(1, seeder=1), 0.0)
     shard.on_seed(PEER, seed(values=[], layout=layout.hash))
     assert shard.ready
     shard.on_attach(PEER, attach(layout=layout.hash))
@@ -837,7 +837,7 @@ def test_the_report_counts_by_worker_and_reason(shard: Shard) -> None:
         push(2, session=2, values=[np.nan] * 5, samples=8),
         push(3, session=2, layout="other"),
     )
-    report = shard.report()
+    report = shard.report(0.0)
     assert report["version"] == 2
     assert report["attached"] == 2
     assert report["pushed_bytes"] == 80
@@ -855,6 +855,6 @@ def test_the_report_counts_by_worker_and_reason(shard: Shard) -> None:
 def test_the_report_is_one_that_the_wire_allows(shard: Shard) -> None:
     decide(shard, push(1))
     for one in (shard, new_shard()):
-        renewal = decode(encode(Renew(report=dict(one.report()))))
+        renewal = decode(encode(Renew(report=dict(one.report(0.0)))))
         assert isinstance(renewal, Renew)
-        assert renewal.report["waiting_for"] == one.report()["waiting_for"]
+        assert renewal.report["waiting_for"] == one.report(0.0)["waiting_for"]

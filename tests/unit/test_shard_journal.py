@@ -57,12 +57,10 @@ def new_shard(incarnation: int = 1, began: ShardState | None = None) -> Shard:
         ring_segment=SEGMENT, journalled=True,
     )  # fmt: skip
     shard.restore(began or state())
-    sessions = (1, 2)
-    shard.on_directory(
-        Directory(
-            serial=1, run="demo", phase="open", shards=(), sessions=sessions, horizon=2, seeder=0
-        )
+    listed = Directory(
+        serial=1, run="demo", phase="open", shards=(), sessions=(1, 2), horizon=2, seeder=0
     )
+    shard.on_directory(listed, 0.0)
     return shard
 
 

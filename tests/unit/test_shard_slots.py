@@ -104,7 +104,7 @@ class Host:
         self.ring = RingReader(self.memory, SIZE)
         segment = bytearray(memory_bytes(SIZE, WINDOW))
         self.slots = slot_vectors(segment, SIZE, WINDOW)
-        self.shard.on_directory(directory(1, 2))
+        self.shard.on_directory(directory(1, 2), 0.0)
         assert self.shard.on_seed(PEER, seed()) == []
         assert self.attached(1, SharedSlots(self.slots)).ring == RING
         assert self.attached(2).ring is None
@@ -169,7 +169,7 @@ def test_a_session_that_offers_no_segment_is_told_nothing_of_it(host: Host) -> N
 
 def test_a_shard_without_a_ring_to_share_takes_no_slots_for_granted() -> None:
     shard = Shard("demo", LAYOUT, 0, 1, SGD(lr=1.0), Bounded(8))
-    shard.on_directory(directory(1))
+    shard.on_directory(directory(1), 0.0)
     assert shard.on_seed(PEER, seed()) == []
     assert reply(shard.on_attach(PEER, attach())).ring is None
 
@@ -178,7 +178,7 @@ def test_nobody_finds_parameters_in_the_ring_of_a_shard_that_has_none() -> None:
     """Zeros that nobody trained would be newer than whatever the life before had."""
     memory = own_memory(SIZE)
     shard = new_shard(memory, incarnation=2)
-    shard.on_directory(directory(1))
+    shard.on_directory(directory(1), 0.0)
     slots = slot_vectors(bytearray(memory_bytes(SIZE, WINDOW)), SIZE, WINDOW)
     effects = shard.on_attach(PEER, attach(), SharedSlots(slots))
     replica = Replica("demo", LAYOUT)
@@ -189,9 +189,9 @@ def test_nobody_finds_parameters_in_the_ring_of_a_shard_that_has_none() -> None:
 
 
 def test_the_report_says_how_many_sessions_share(host: Host) -> None:
-    assert (host.shard.report()["attached"], host.shard.report()["shared"]) == (2, 1)
+    assert (host.shard.report(0.0)["attached"], host.shard.report(0.0)["shared"]) == (2, 1)
     host.shard.on_detach(Detach(session=1))
-    assert (host.shard.report()["attached"], host.shard.report()["shared"]) == (1, 0)
+    assert (host.shard.report(0.0)["attached"], host.shard.report(0.0)["shared"]) == (1, 0)
 
 
 # -- pushes ---------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_a_push_that_is_answered_again_does_not_look_at_its_slot_again(host: Hos
 
 def test_a_slot_of_a_fenced_session_is_not_looked_at(host: Host) -> None:
     host.slots[0][:] = 1.0
-    host.shard.on_directory(directory(2))
+    host.shard.on_directory(directory(2), 0.0)
     assert host.decide(push(1, slot=0)) == []
     assert host.values == INITIAL
 
@@ -313,7 +313,7 @@ def test_a_slot_of_a_fenced_session_is_not_looked_at(host: Host) -> None:
 def test_what_is_pushed_in_slots_counts_as_pushed_bytes(host: Host) -> None:
     host.slots[0][:] = 1.0
     host.decide(push(1, slot=0), push(2, slot=0, present=b"\x02"))
-    assert host.shard.report()["pushed_bytes"] == 4 * SIZE + 4
+    assert host.shard.report(0.0)["pushed_bytes"] == 4 * SIZE + 4
 
 
 # -- publications ---------------------------------------------------------------------------------

@@ -113,7 +113,8 @@ class Run:
                     sessions=tuple(self._seqs),
                     horizon=workers,
                     seeder=1,
-                )
+                ),
+                0.0,
             )
             shard.on_seed(
                 b"",

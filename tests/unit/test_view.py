@@ -351,6 +351,16 @@ def test_trouble_is_told_in_words_with_its_duration_first() -> None:
     assert line_with("waits", lines).endswith("…")
 
 
+def test_a_worker_in_quarantine_is_trouble_whatever_else_it_waits_for() -> None:
+    why = "5 of its last 5 pushes to shard 0 were rejected: 5 norm"
+    row = worker(quarantine=why, quarantined_s=7.0, waiting_for="shard 0: to attach", waiting_s=9.0)
+    figures, plain = after((0.0, status(workers=[row]))), PlainLines()
+    assert f"  in quarantine for 7.0 s: {why}" in shown(render(figures, width=120), width=120)
+    assert f"[   0 s] worker-1 in quarantine for 7.0 s: {why}" in plain.lines(figures)
+    figures.update(status(workers=[worker()]), 4.0)
+    assert plain.lines(figures) == ["[   4 s] worker-1 goes on after 11 s"]
+
+
 def test_without_an_end_condition_there_is_no_bar() -> None:
     lines = shown(render(after((0.0, status())), Progress(1234, 0, "updates", "until Ctrl-C")))
     assert lines[1] == "1,234 updates  until Ctrl-C"

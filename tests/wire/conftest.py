@@ -16,6 +16,7 @@ from gradmq.layout import Layout, Tensor
 from gradmq.wire import messages
 from gradmq.wire.codec import payload_crc
 from gradmq.wire.messages import (
+    AskReadmit,
     AskRelease,
     AskStatus,
     AskStop,
@@ -47,6 +48,7 @@ from gradmq.wire.messages import (
     Seed,
     Segment,
     ShardEntry,
+    Standing,
     Status,
     Verdict,
     Verdicts,
@@ -213,6 +215,7 @@ GOLDEN: dict[str, Message] = {
                     "staleness": [[0, 5], [2, 2]],
                 }
             },
+            "standings": {"worker-1": {"number": 1, "why": "5 nonfinite", "for_s": 2.5}},
             "loss": None,
             "samples_per_s": 812.5,
             "temperature": {"of a later release": [1, 2.5, "x", None, False]},
@@ -225,6 +228,7 @@ GOLDEN: dict[str, Message] = {
     "ask_status": AskStatus(),
     "ask_release": AskRelease(save=True),
     "ask_stop": AskStop(reason="90 s have passed"),
+    "ask_readmit": AskReadmit(name="worker-1"),
     "directory": Directory(
         serial=17,
         run="demo",
@@ -236,6 +240,10 @@ GOLDEN: dict[str, Message] = {
         sessions=(16777217, 16777219),
         horizon=16777219,
         seeder=16777217,
+        standings={
+            "worker-1": Standing(number=1, why="5 nonfinite", for_s=2.5),
+            "Änne": Standing(number=2),
+        },
         payload=(LAYOUT.to_bytes(),),
     ),
     "welcome": Welcome(

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from gradmq.layout import Layout
 from gradmq.membership import Membership
-from gradmq.ps.effects import Effect, Publish, Reply, Save, TellBroker
+from gradmq.ps.effects import Effect, Publish, Quarantined, Reply, Save, TellBroker
 from gradmq.ps.optim import SGD
 from gradmq.ps.sessions import SharedSlots
 from gradmq.ps.shard import Shard
@@ -137,7 +137,7 @@ class SimShard(Process):
             self._perform(shard.on_time(now, self._push_waiting()))
         while self._saved:
             self.world.network.send(self._broker, self._saved.popleft())
-        due = self._member.on_time(now, shard.report if shard else dict)
+        due = self._member.on_time(now, (lambda: shard.report(now)) if shard else dict)
         if due is not None and not self.world.network.send(self._broker, due):
             self._member.not_sent(now)
         if self._push_waiting():
@@ -221,7 +221,7 @@ class SimShard(Process):
             self._open_shard(self._layout, now)
         self.directory = directory
         if self.shard is not None:
-            self.shard.on_directory(directory)
+            self.shard.on_directory(directory, now)
 
     # -- effects ----------------------------------------------------------------------------------
 
@@ -240,6 +240,8 @@ class SimShard(Process):
                 case Save():
                     delay_s = self.world.random.expovariate(20.0)
                     self.world.schedule.after(delay_s, self._on_disk, effect)
+                case Quarantined():
+                    raise AssertionError(f"{effect.name} sends good gradients: {effect.why}")
 
     def _publish(self, effect: Publish) -> None:
         network, schedule = self.world.network, self.world.schedule

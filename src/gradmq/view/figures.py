@@ -32,9 +32,9 @@ SAME_REPORT_S = 0.1
 class Wait:
     """Why a member makes no progress; ``since`` is on the clock given to ``Figures.update``."""
 
-    kind: Literal["absent", "away", "silent", "waits"]
+    kind: Literal["absent", "away", "silent", "quarantined", "waits"]
     what: str
-    """What it waits for; empty for a member that is itself not there yet, away or silent."""
+    """What it waits for, or why it is in quarantine; empty for a member that is itself away."""
     since: float
 
 
@@ -228,6 +228,8 @@ class Figures:
             return Wait("away", "", now - row["silent_s"])
         if row["silent_s"] > SILENT_AFTER_S:
             return Wait("silent", "", now - row["silent_s"])
+        if row.get("quarantine"):
+            return Wait("quarantined", row["quarantine"], now - row["quarantined_s"])
         if row["waiting_for"] and row["waiting_s"] >= WAIT_SHOWN_AFTER_S:
             return Wait("waits", row["waiting_for"], now - row["waiting_s"])
         return None

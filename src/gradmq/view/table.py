@@ -248,7 +248,7 @@ def _note(wait: Wait | None, now: float) -> list[Text]:
     return [
         Text(
             f"  {words.waiting(wait, now)}",
-            TROUBLE if wait.kind in ("away", "silent") else ATTENTION,
+            TROUBLE if wait.kind in ("away", "silent", "quarantined") else ATTENTION,
         )
     ]
 

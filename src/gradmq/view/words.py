@@ -84,6 +84,8 @@ def waiting(wait: Wait, now: float) -> str:
             return f"away for {lasted}"
         case "silent":
             return f"silent for {lasted}"
+        case "quarantined":
+            return f"in quarantine for {lasted}: {printable(wait.what)}"
         case "waits":
             return f"waits {lasted} for {printable(wait.what)}"
 

@@ -176,7 +176,7 @@ def _writers(cls: type) -> tuple[tuple[str, Plain | None], ...]:
 
 
 def _plain_for(hint: Any) -> Plain | None:
-    """Only dataclasses, alone, optional or in tuples, must be turned into maps."""
+    """Only dataclasses, alone, optional, in tuples or in dicts, must be turned into maps."""
     if is_dataclass(hint):
         writers = _writers(typing.cast(type, hint))
         return lambda value: {
@@ -188,6 +188,8 @@ def _plain_for(hint: Any) -> Plain | None:
         return None
     if get_origin(hint) is tuple:
         return lambda value: [inner(item) for item in value]
+    if get_origin(hint) is dict:
+        return lambda value: {key: inner(item) for key, item in value.items()}
     return lambda value: None if value is None else inner(value)
 
 

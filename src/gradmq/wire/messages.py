@@ -45,7 +45,7 @@ class Verdict:
     weight: float = 1.0
     staleness: int = 0
     reason: str = ""
-    """Of a rejection: stale, future, lost_base, nonfinite, malformed."""
+    """Of a rejection: stale, future, lost_base, nonfinite, norm, malformed, quarantined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,6 +264,17 @@ class Hello:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Standing:
+    """Whether a worker's pushes are looked at; of two that are told, the larger number counts."""
+
+    number: int
+    """Grows with every change: odd is in quarantine, even is let back."""
+    why: str = ""
+    for_s: float = 0.0
+    """How long it has been so."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerCounts:
     """What one shard decided on the pushes of one worker."""
 
@@ -297,6 +308,8 @@ class Report:
     """The releases that it has on disk, oldest first."""
     workers: dict[str, WorkerCounts] = field(default_factory=dict)
     """By the worker's name."""
+    standings: dict[str, Standing] = field(default_factory=dict)
+    """Of the workers that are or were in quarantine, by name."""
     # of a worker
     seq: int = 0
     samples_per_s: float = 0.0
@@ -384,6 +397,14 @@ class AskStop:
     reason: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AskReadmit:
+    """Asks to let a worker out of quarantine; answered by the directory's standings."""
+
+    KIND: ClassVar = "ask_readmit"
+    name: str
+
+
 # -- broker to member -----------------------------------------------------------------------------
 
 
@@ -413,6 +434,8 @@ class Directory:
     """A session up to here that is not live is fenced."""
     seeder: int
     """The session that may seed shards without parameters; 0: none."""
+    standings: dict[str, Standing] = field(default_factory=dict)
+    """Of the workers that are or were in quarantine, by name."""
     payload: Payload = field(default=(), repr=False)
 
 
@@ -496,5 +519,5 @@ Message = (
     Push | Attach | Query | Detach | Fetch | Seed
     | Attached | Reattach | Verdicts | NotSeen | Refused | Publication | Beacon
     | Hello | Renew | Goodbye | Labelled | Saved | Evaluated | AskStatus | AskRelease | AskStop
-    | Directory | Welcome | Renewed | Rejoin | Label | Manifest | ReleaseMade | Status
+    | AskReadmit | Directory | Welcome | Renewed | Rejoin | Label | Manifest | ReleaseMade | Status
 )  # fmt: skip
