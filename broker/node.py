@@ -6,11 +6,10 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import zmq
 
 from gradmq import link
 from gradmq.broker.directory import Member, Members, Tell
@@ -18,6 +17,7 @@ from gradmq.broker.releases import AnswerRelease, Begin, Close, ReleaseEffect, R
 from gradmq.broker.silence import Silence
 from gradmq.broker.status import compose
 from gradmq.durable import next_incarnation, read_number, write_text
+from gradmq.memory_guard import MemoryGuard
 from gradmq.wire.messages import (
     AskReadmit,
     AskRelease,
@@ -42,6 +42,9 @@ TICK_S = 0.1
 
 #: Who has not come round for this long was stopped, or its host was.
 STOOD_STILL_S = 1.0
+
+#: What a broker may hold beside what it begins with: members' reports, and their messages.
+ALLOWED_BYTES = 256 << 20
 
 EVALUATIONS_KEPT = 256
 
@@ -78,10 +81,12 @@ class BrokerNode:
         Raises SettingsError if the port is taken, CheckpointError if the folder cannot be used.
         """
         options = self._options
-        with zmq.Context() as context, link.router(context) as socket:
-            port = link.bind(socket, options.bind, options.port)
+        with ExitStack() as stack:
+            context = stack.enter_context(link.new_context())
+            listener = stack.enter_context(ExitStack())
+            self._socket = listener.enter_context(link.router(context))
+            port = link.bind(self._socket, options.bind, options.port)
             incarnation = next_incarnation(options.state / "broker" / "incarnation")
-            self._socket = socket
             self._members = Members(
                 options.run, options.shards, incarnation, options.settings, time.monotonic()
             )
@@ -91,9 +96,10 @@ class BrokerNode:
             address = f"tcp://{options.advertise}:{port}"
             write_text(options.state / "broker" / "address", f"{address}\n")
             log.info("run %s: listening, members connect to %s", options.run, address)
+            guard = stack.enter_context(MemoryGuard(ALLOWED_BYTES))
             came_round_at = time.monotonic()
             while not stopped():
-                readable = socket.poll(int(1000 * TICK_S))
+                readable = self._socket.poll(int(1000 * TICK_S))
                 now = time.monotonic()
                 if now - came_round_at > STOOD_STILL_S:
                     log.warning("stood still for %.1f s", now - came_round_at)
@@ -102,6 +108,13 @@ class BrokerNode:
                 if readable:
                     self._receive_all()
                 self._on_time(time.monotonic())
+                if guard.is_too_much():
+                    log.error("%s: drops all connections", guard.trouble())
+                    listener.close()
+                    if not guard.recover():
+                        log.error("that did not help; it may hold more from now on")
+                    self._socket = listener.enter_context(link.router(context))
+                    link.bind_again(self._socket, options.bind, port)
 
     def _receive_all(self) -> None:
         for _ in range(256):  # then look at the clock, whoever shouts

@@ -11,7 +11,7 @@ import logging
 import os
 import socket as sockets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -30,6 +30,7 @@ from gradmq.errors import (
 )
 from gradmq.layout import Layout
 from gradmq.membership import Membership
+from gradmq.memory_guard import MemoryGuard
 from gradmq.ps import checkpoint
 from gradmq.ps.effects import Append, Effect, Publish, Quarantined, Reply, Save, TellBroker
 from gradmq.ps.journal.records import Opened
@@ -76,6 +77,13 @@ LONGEST_PASS_S = 0.0005
 
 #: At the end, decisions have so long to reach the disk.
 JOURNAL_CLOSE_S = 5.0
+#: The loop comes round at least this often, whatever it waits for: peers can send a gigabyte a
+#: second, and nothing but the memory that it takes tells of some of it.
+LONGEST_SLEEP_S = 0.1
+
+#: What a shard may hold beside the pushes' budget: so many times its parameters (the ring, the
+#: optimizer's state, releases, publications under way, a checkpoint being written), and this much.
+TIMES_ITS_SIZE, BESIDE_BYTES = 16, 256 << 20
 
 #: Requests, and subscriptions, heard in one pass.
 CONTROL_PER_PASS = 256
@@ -133,7 +141,7 @@ class PsNode:
             remove_unfinished(folder)
             self._incarnation = next_incarnation(folder / "incarnation")
             self._recover()
-            self._context = stack.enter_context(zmq.Context())
+            self._context = stack.enter_context(link.new_context())
             self._stack = stack
             self._broker = stack.enter_context(link.dealer(self._context, options.broker))
             self._writer = stack.enter_context(ThreadPoolExecutor(1, "gradmq-checkpoint"))
@@ -207,18 +215,12 @@ class PsNode:
             self._restored = None
         if journalled:
             self._open_journal(self._shard, layout)
-        self._pull = self._stack.enter_context(link.pull(self._context))
-        self._pub = self._stack.enter_context(link.publisher(self._context, part.nbytes))
-        self._control = self._stack.enter_context(link.router(self._context))
-        addresses = []
-        for offset, socket in enumerate((self._pull, self._pub, self._control)):
-            port = link.bind(socket, options.bind, options.port + offset if options.port else 0)
-            addresses.append(f"tcp://{options.advertise}:{port}")
-        self._addresses = tuple(addresses)
-        self._poller.register(self._pull, zmq.POLLIN)
-        self._poller.register(self._control, zmq.POLLIN)
-        self._poller.register(self._pub, zmq.POLLIN)
-        self._shard.on_readers(False)
+        self._listeners = self._stack.enter_context(ExitStack())
+        ports = [options.port + i if options.port else 0 for i in range(3)]
+        self._ports = self._listen(self._shard, ports, link.bind)
+        self._addresses = tuple(f"tcp://{options.advertise}:{port}" for port in self._ports)
+        allowed = options.push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES
+        self._guard = self._stack.enter_context(MemoryGuard(allowed))
         self._member.rejoin(time.monotonic())
         log.info("serving %d parameters of shard %d", self._shard.part.size, options.shard)
 
@@ -244,13 +246,41 @@ class PsNode:
         self._journal = JournalWriter(folder, opened, self._journal_end, wake)
         self._poller.register(self._journal_news, zmq.POLLIN)
 
+    def _listen(
+        self, shard: Shard, ports: Sequence[int], bind: Callable[[link.Socket, str, int], int]
+    ) -> list[int]:
+        """Open the three sockets that others connect to; returns their ports."""
+        self._pull = self._listeners.enter_context(link.pull(self._context))
+        self._pub = self._listeners.enter_context(link.publisher(self._context, shard.part.nbytes))
+        self._control = self._listeners.enter_context(link.router(self._context))
+        shard.on_readers(False)
+        bound = []
+        for socket, port in zip((self._pull, self._pub, self._control), ports, strict=True):
+            bound.append(bind(socket, self._options.bind, port))
+            self._poller.register(socket, zmq.POLLIN)
+        return bound
+
+    def _drop_connections(self, shard: Shard) -> None:
+        """Somebody makes this process hold too much: everybody connects anew.
+
+        Nothing is lost that the protocol does not repeat: workers ask after their pushes, and
+        readers are told by beacons what they missed.
+        """
+        log.error("%s: drops all connections", self._guard.trouble())
+        for socket in (self._pull, self._pub, self._control):
+            self._poller.unregister(socket)
+        self._listeners.close()
+        if not self._guard.recover():
+            log.error("that did not help; it may hold more from now on")
+        self._listen(shard, self._ports, link.bind_again)
+
     # -- the loop ---------------------------------------------------------------------------------
 
     def _sleep_s(self, now: float) -> float:
         wake_at = self._member.next_deadline()
         if self._shard is not None:
             wake_at = min(wake_at, self._shard.next_deadline(now))
-        return max(0.0, min(wake_at - now, 0.5))
+        return max(0.0, min(wake_at - now, LONGEST_SLEEP_S))
 
     def _pass(self, ready: Collection[object]) -> None:
         """Hear what the ready sockets have, gradients first, and do what time asks for."""
@@ -270,6 +300,8 @@ class PsNode:
             now = time.monotonic()
             self._look_at_leaving(self._shard, now)
             self._perform(self._shard.on_time(now, self._push_waiting()))
+            if self._guard.is_too_much():
+                self._drop_connections(self._shard)
         self._collect_saves()
         news = self._member.news(self._options.broker, time.monotonic())
         if news:

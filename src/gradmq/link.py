@@ -9,6 +9,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import socket as sockets
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import TracebackType
@@ -30,6 +31,16 @@ TOPIC_BEACONS = b"b/"
 
 #: Queued publications per reader that does not keep up: at least four, and small ones up to this.
 PUBLICATION_QUEUE_BYTES = 32 << 20
+
+#: libzmq closes a listener within milliseconds; somebody else may take the port meanwhile.
+BIND_AGAIN_S = 2.0
+
+
+def new_context() -> zmq.Context[Socket]:
+    """A context for as many sockets as libzmq can have: a worker has three per shard."""
+    context: zmq.Context[Socket] = zmq.Context()
+    context.set(zmq.MAX_SOCKETS, context.get(zmq.SOCKET_LIMIT))
+    return context
 
 
 def _common(socket: Socket) -> Socket:
@@ -125,6 +136,21 @@ def bind(socket: Socket, host: str, port: int) -> int:
     endpoint = socket.getsockopt(zmq.LAST_ENDPOINT)
     assert isinstance(endpoint, bytes)
     return int(endpoint.decode().rpartition(":")[2])
+
+
+def bind_again(socket: Socket, host: str, port: int) -> int:
+    """Bind to a port whose listener was closed just now, which takes a moment.
+
+    Returns it; raises SettingsError.
+    """
+    deadline = time.monotonic() + BIND_AGAIN_S
+    while True:
+        try:
+            return bind(socket, host, port)
+        except SettingsError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.005)
 
 
 def require_closed(host: str, insecure: bool) -> None:

@@ -201,7 +201,7 @@ class MemberThread(threading.Thread):
 
     def run(self) -> None:
         try:
-            with zmq.Context() as context:
+            with link.new_context() as context:
                 self._serve(context)
         except GradmqError as error:
             self._fail(error)

@@ -39,7 +39,7 @@ class Observer:
         self._address = link.check_address(address)
 
     def __enter__(self) -> Observer:
-        self._context = zmq.Context()
+        self._context = link.new_context()
         self._broker = link.dealer(self._context, self._address)
         return self
 
@@ -146,7 +146,7 @@ def fetch_parameters(
     Raises ShardAway if one has not answered after ``timeout`` seconds.
     """
     deadline = time.monotonic() + timeout
-    with zmq.Context() as context:
+    with link.new_context() as context:
         return [
             _fetch(context, status["run"], layout, shard, deadline) for shard in status["shards"]
         ]

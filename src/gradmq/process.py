@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
+import resource
 import signal
 import sys
 import threading
@@ -12,6 +14,8 @@ from collections.abc import Callable
 from types import FrameType
 
 from gradmq.errors import GradmqError
+
+log = logging.getLogger(__name__)
 
 #: Set by a launcher whose death, seen as the end of stdin, must end this process too.
 UNTIL_STDIN_CLOSES = "GRADMQ_UNTIL_STDIN_CLOSES"
@@ -48,6 +52,23 @@ def keep_memory() -> None:
         (_M_ARENA_MAX, 1),
     ):
         mallopt(option, value)
+
+
+#: A connection takes a descriptor on its listener's side; with fewer than this, a run of a few
+#: hundred members comes near the end of them.
+FEW_DESCRIPTORS = 4096
+
+
+def raise_descriptor_limit() -> None:
+    """Let this process have as many descriptors as it may, and say so if that is few."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):  # macOS has a lower limit of its own
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+        soft = hard
+    if soft != resource.RLIM_INFINITY and soft < FEW_DESCRIPTORS:
+        log.warning(
+            "only %d descriptors, one per connection: raise the hard limit (ulimit -Hn)", soft
+        )
 
 
 class StopFlag:
@@ -93,6 +114,7 @@ def run_role(role: str, main: Callable[[StopFlag], None]) -> int:
         datefmt="%H:%M:%S",
     )
     keep_memory()
+    raise_descriptor_limit()
     stop = StopFlag().install()
     try:
         main(stop)
