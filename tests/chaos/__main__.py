@@ -19,7 +19,7 @@ from random import Random
 from chaos.checker import KINDS, Findings
 from chaos.network import NETWORKS, require_hosts
 from chaos.round import Done, Round
-from chaos.run import Case, durabilities
+from chaos.run import DURABILITIES, Case
 from gradmq.bench.hosts import NoHosts
 
 SHOWN = 5
@@ -94,7 +94,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--kills", type=int, default=300)
     parser.add_argument("--seed", type=int, help="default: of the clock")
     parser.add_argument("--network", choices=[*NETWORKS, "all"], default="all")
-    parser.add_argument("--durability", choices=durabilities(), default=durabilities()[0])
+    parser.add_argument("--durability", choices=DURABILITIES, default=DURABILITIES[0])
     parser.add_argument("--copies", type=int, help="of 16 kB in each shard")
     parser.add_argument("--keep", type=Path, help="copy histories, logs and state here")
     return parser.parse_args()

@@ -20,7 +20,6 @@ from chaos.network import Network
 from chaos.roles import Role
 from chaos.served import SIZES
 from chaos.tracer import Tracer
-from gradmq.config import all_keys
 from gradmq.ps import checkpoint
 
 WORKERS = 3
@@ -232,8 +231,9 @@ def _is_well(status: dict[str, Any], members: frozenset[str]) -> bool:
 
 def settings(case: Case, transport: str) -> str:
     """The settings file of all roles."""
-    text = f"""
+    return f"""
 [run]
+durability = "{case.durability}"
 shards = {case.shards}
 release_every = "200ms"
 save_every = "1s"
@@ -247,12 +247,7 @@ rule = "{case.staleness}"
 [network]
 transport = "{transport}"
 """
-    if "ps.durability" in {key for key, *_ in all_keys()}:
-        text += f'\n[ps]\ndurability = "{case.durability}"\n'
-    return text
 
 
-def durabilities() -> list[str]:
-    """Those that this gradmq knows, the strictest first."""
-    known = {key for key, *_ in all_keys()}
-    return ["journal", "memory"] if "ps.durability" in known else ["memory"]
+#: What ``run.durability`` may be, the strictest first.
+DURABILITIES = ("journal", "memory")

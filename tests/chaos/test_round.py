@@ -10,14 +10,13 @@ import pytest
 from chaos.__main__ import report
 from chaos.network import NETWORKS
 from chaos.round import Round
-from chaos.run import Case, durabilities
+from chaos.run import Case
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(200)]
 
 
-@pytest.mark.parametrize("durability", durabilities()[:1])
-def test_forty_kills_lose_nothing_that_was_promised(durability: str, tmp_path: Path) -> None:
-    case = Case("proxy", durability)
+def test_forty_kills_lose_nothing_that_was_promised(tmp_path: Path) -> None:
+    case = Case("proxy", "journal")
     with NETWORKS[case.network](case.shards, Random(5)) as network:
         round_ = Round(case, network, tmp_path, seed=5, kills=40, hurry=3.0)
         findings = round_.run()
