@@ -9,7 +9,7 @@ from pathlib import Path
 from gradmq.errors import JournalError
 from gradmq.layout import Layout
 from gradmq.ps import checkpoint
-from gradmq.ps.journal.records import Opened
+from gradmq.ps.journal.records import Opened, layout_of
 from gradmq.ps.journal.replay import Replay
 from gradmq.ps.journal.segments import (
     End,
@@ -66,7 +66,7 @@ def _replayed(
     for stored in journal.after(position, repair=True):
         if replay is None:
             assert isinstance(stored.record, Opened)
-            layout = Layout.from_bytes(stored.record.layout)
+            layout = layout_of(stored.record)
             replay = Replay(stored.record.run, layout, index, None)
         replay.on(stored.position, stored.record)
     if journal.end.position < position:

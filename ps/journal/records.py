@@ -18,6 +18,7 @@ import crc32c
 import msgpack
 
 from gradmq.errors import JournalError, RemoteProtocolError
+from gradmq.layout import Layout
 from gradmq.wire.checks import fields_reader
 from gradmq.wire.messages import Buffer, Outcome, Payload, Version
 
@@ -115,6 +116,10 @@ class Damaged(JournalError):
     """These bytes are no record, or not all of one."""
 
 
+class NotUnderstood(JournalError):
+    """A whole record, as it was written, that this gradmq has no use for."""
+
+
 @dataclass(frozen=True, slots=True)
 class Prefix:
     """What the fixed part of a record says of the rest."""
@@ -161,14 +166,20 @@ def read_prefix(data: memoryview) -> Prefix:
     return prefix
 
 
-def read(data: memoryview, with_payload: bool = True) -> tuple[Prefix, Record]:
-    """The record at the start of these bytes, its payload by reference; raises Damaged.
-
-    Everything is summed, also where the payload is not wanted.
-    """
+def read_whole(data: memoryview) -> Prefix:
+    """The prefix at the start of these bytes, if a whole record follows; raises Damaged."""
     prefix = read_prefix(data)
     if crc32c.crc32c(data[_CRC_FROM : prefix.nbytes]) != prefix.crc:
         raise Damaged("a record does not match its crc32c")
+    return prefix
+
+
+def read(data: memoryview, with_payload: bool = True) -> tuple[Prefix, Record]:
+    """The record at the start of these bytes, its payload by reference.
+
+    Everything is summed, also where the payload is not wanted. Raises Damaged or NotUnderstood.
+    """
+    prefix = read_whole(data)
     body_at = PREFIX_BYTES + prefix.head_bytes
     payload = data[body_at : body_at + prefix.payload_bytes]
     return prefix, _record(data[PREFIX_BYTES:body_at], payload if with_payload else payload[:0])
@@ -182,26 +193,31 @@ def _record(head: memoryview, payload: memoryview) -> Record:
         cls, read_fields = _READERS[values["k"]]
         record = cls(**read_fields(values))
     except (ValueError, TypeError, msgpack.UnpackException, RemoteProtocolError) as error:
-        raise Damaged(f"a record that cannot be understood: {error}"[:200]) from None
-    if isinstance(record, Opened):
-        return _checked(record)
-    if payload and not isinstance(record, Labelled):
+        raise NotUnderstood(f"what it says is not understood: {error}"[:200]) from None
+    if isinstance(record, Opened) and record.format != FORMAT:
+        raise NotUnderstood(f"it is of format {record.format}, this gradmq reads {FORMAT}")
+    if payload and isinstance(record, Seeded | Decided | RolledBack):
         return replace(record, payload=(payload,))
     return record
 
 
-def _checked(opened: Opened) -> Opened:
-    if opened.format != FORMAT:
-        raise Damaged(f"a journal of format {opened.format}, this gradmq reads {FORMAT}")
-    return opened
-
-
 def lineage_of(opened: Opened) -> tuple[tuple[int, int], ...]:
-    """Of ShardState; raises Damaged."""
+    """Of ShardState; raises NotUnderstood."""
     try:
         return tuple((int(incarnation), int(version)) for incarnation, version in opened.lineage)
     except (TypeError, ValueError):
-        raise Damaged(f"a lineage that is none: {opened.lineage!r}"[:200]) from None
+        raise NotUnderstood(f"a lineage that is none: {opened.lineage!r}"[:200]) from None
+
+
+def layout_of(opened: Opened) -> Layout:
+    """Of the run; raises NotUnderstood."""
+    try:
+        layout = Layout.from_bytes(opened.layout)
+    except RemoteProtocolError as error:
+        raise NotUnderstood(f"{error}"[:200]) from None
+    if opened.shard >= layout.shards:
+        raise NotUnderstood(f"shard {opened.shard} of {layout.shards}")
+    return layout
 
 
 def later_records(data: memoryview) -> Iterator[Prefix]:
@@ -209,7 +225,7 @@ def later_records(data: memoryview) -> Iterator[Prefix]:
     at = ALIGNED_BYTES
     while (at := _find_magic(data, at)) >= 0:
         try:
-            prefix, _ = read(data[at:], with_payload=False)
+            prefix = read_whole(data[at:])
         except Damaged:
             at += ALIGNED_BYTES
         else:

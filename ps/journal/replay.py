@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from gradmq.errors import JournalError, RemoteProtocolError
+from gradmq.errors import JournalError, RemoteProtocolError, SettingsError
 from gradmq.layout import Layout
 from gradmq.ps.journal.records import (
     Decided,
@@ -101,7 +101,10 @@ class Replay:
             )
         if opened.layout != self.layout.to_bytes():
             raise JournalError("the journal is of another layout than the checkpoint")
-        self._optimizer = optimizer_from(opened.optimizer)
+        try:
+            self._optimizer = optimizer_from(opened.optimizer)
+        except SettingsError as error:
+            raise JournalError(f"the journal is of an unknown optimizer: {error}") from None
         self._incarnation = opened.incarnation
         lineage = lineage_of(opened)
         if lineage and (not self._lineage or lineage[-1][0] > self._lineage[-1][0]):
@@ -161,8 +164,12 @@ class Replay:
             self._contents[record.release] = self._parameters.values.copy(), optimizer
 
     def _on_rolled_back(self, record: RolledBack) -> None:
-        parts = len(record.optimizer) + 1
-        parameters, *vectors = np.split(_vector(record.payload), parts)
+        values = _vector(record.payload)
+        if values.size != self._part.size * (len(record.optimizer) + 1):
+            raise JournalError(
+                f"a rollback of {values.size} values to {self._part.size} parameters"
+            )
+        parameters, *vectors = np.split(values, len(record.optimizer) + 1)
         optimizer = dict(zip(record.optimizer, vectors, strict=True))
         parameters, optimizer = self._contents.get(record.contents_of, (parameters, optimizer))
         self._install(parameters, optimizer, record.version[1])
@@ -189,4 +196,6 @@ class Replay:
 
 
 def _vector(payload: Payload) -> Vector:
+    if sum(map(len, payload)) % 4:
+        raise JournalError("a payload that is not made of float32")
     return np.concatenate([np.empty(0, np.float32), *payload_chunks(payload)])

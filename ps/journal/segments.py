@@ -18,6 +18,7 @@ from gradmq.durable import sync_path
 from gradmq.errors import JournalError
 from gradmq.ps.journal.records import (
     Damaged,
+    NotUnderstood,
     Opened,
     Prefix,
     Record,
@@ -113,6 +114,10 @@ class Journal:
                     raise Damaged("a segment that does not begin with what opened it")
                 if previous is not None and prefix.previous != previous:
                     raise Damaged(f"record {expected} does not follow the one before it")
+            except NotUnderstood as error:
+                raise JournalError(
+                    f"{path}, record {expected}: {error}; was it written by another gradmq?"
+                ) from None
             except Damaged as error:
                 self._on_damage(path, data, at, expected, is_last, error)
                 if repair:

@@ -20,6 +20,7 @@ from pathlib import Path
 import crc32c
 import numpy as np
 
+from fuzz import journals
 from fuzz.mutate import Parts
 from gradmq.durable import read_number
 from gradmq.errors import CheckpointError, RemoteProtocolError
@@ -239,11 +240,19 @@ def _bodies(bodies: Sequence[object]) -> Callable[[], Sequence[Parts]]:
 
 # -- all ------------------------------------------------------------------------------------------
 
+
+@cache
+def _journal() -> journals.JournalTarget:
+    return journals.JournalTarget(_folder() / "journal")
+
+
 TARGETS = {
     "message": Target(golden_messages, read_message, 60_000),
     "layout": Target(lambda: [[(GOLDEN / "layout.bin").read_bytes()]], read_layout, 60_000),
     "checkpoint": Target(checkpoints, read_checkpoint, 10_000),
     "checkpoint-metadata": Target(checkpoint_metadata, read_checkpoint_metadata, 10_000),
+    "journal": Target(journals.segments, lambda parts: _journal().read_segment(parts), 5_000),
+    "journal-record": Target(journals.records, lambda parts: _journal().read_record(parts), 5_000),
     "number-file": Target(lambda: [[b"7\n"], [b"123456"]], read_number_file, 10_000),
     "infer-body": Target(_bodies(INFER_BODIES), read_infer_body, 40_000),
     "completion-body": Target(_bodies(COMPLETION_BODIES), read_completion_body, 40_000),

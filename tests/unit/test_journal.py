@@ -232,6 +232,21 @@ def test_damage_before_what_was_synced_later_is_refused_and_nothing_is_cut(tmp_p
     assert path.read_bytes() == raw
 
 
+def test_a_whole_record_of_another_gradmq_is_refused_and_not_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as newer:
+        newer.setattr(Labelled, "KIND", "labelled-otherwise")
+        journal = JournalWriter(tmp_path, opened(), End(), lambda: None)
+        journal.append(1, seeded())
+        journal.append(2, Labelled(release=1, version=(1, 0)))
+        journal.close(10.0)
+    whole = only_segment(tmp_path).read_bytes()
+    with pytest.raises(JournalError, match=r"record 2: what it says is not understood: a kind of"):
+        positions(tmp_path, repair=True)
+    assert only_segment(tmp_path).read_bytes() == whole
+
+
 def test_damage_in_a_closed_segment_is_refused(tmp_path: Path) -> None:
     end = write(tmp_path, HISTORY[:4])
     write(tmp_path, HISTORY[4:], end, life=2)

@@ -9,7 +9,7 @@ from pathlib import Path
 from gradmq.errors import CheckpointError, JournalError, SettingsError
 from gradmq.layout import Layout
 from gradmq.ps import checkpoint
-from gradmq.ps.journal.records import Opened
+from gradmq.ps.journal.records import Opened, layout_of
 from gradmq.ps.journal.segments import Journal, Stored, journal_folder, segments
 from gradmq.ps.state import ShardState
 
@@ -57,4 +57,4 @@ def _history(state_dir: Path, index: int) -> ShardHistory:
         raise JournalError(f"{folder}: no checkpoint is left that it follows")
     opened = next(Journal(folder).after(0)).record
     assert isinstance(opened, Opened)
-    return ShardHistory(opened.run, Layout.from_bytes(opened.layout), index, None, folder)
+    return ShardHistory(opened.run, layout_of(opened), index, None, folder)
