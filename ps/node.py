@@ -33,8 +33,9 @@ from gradmq.membership import Membership
 from gradmq.memory_guard import MemoryGuard
 from gradmq.ps import checkpoint
 from gradmq.ps.effects import Append, Effect, Publish, Quarantined, Reply, Save, TellBroker
+from gradmq.ps.journal.chain import End
 from gradmq.ps.journal.records import Opened
-from gradmq.ps.journal.segments import End, journal_folder
+from gradmq.ps.journal.segments import journal_folder
 from gradmq.ps.journal.writer import JournalWriter
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from

@@ -9,10 +9,10 @@ from pathlib import Path
 from gradmq.errors import JournalError
 from gradmq.layout import Layout
 from gradmq.ps import checkpoint
+from gradmq.ps.journal.chain import End, Records
 from gradmq.ps.journal.records import Opened, layout_of
 from gradmq.ps.journal.replay import Replay
 from gradmq.ps.journal.segments import (
-    End,
     Journal,
     drop_before,
     journal_folder,
@@ -54,13 +54,16 @@ def recover(
     found = checkpoint.load_newest(state_dir, index)
     if not segments(folder):
         return Recovered(*found, End(found[2].position)) if found else None
-    return _replayed(folder, index, found)
+    return replayed(Journal(folder), index, found)
 
 
-def _replayed(
-    folder: Path, index: int, found: tuple[str, Layout, ShardState] | None
+def replayed(
+    journal: Records, index: int, found: tuple[str, Layout, ShardState] | None
 ) -> Recovered | None:
-    journal = Journal(folder)
+    """What a journal makes of a checkpoint, or of nothing; its torn end is cut off.
+
+    None if the shard never had parameters. Raises JournalError.
+    """
     position = found[2].position if found else 0
     replay = Replay(found[0], found[1], index, found[2]) if found else None
     for stored in journal.after(position, repair=True):
@@ -71,7 +74,7 @@ def _replayed(
         replay.on(stored.position, stored.record)
     if journal.end.position < position:
         raise JournalError(
-            f"{folder} ends with record {journal.end.position}, the newest checkpoint holds "
+            f"{journal.name} ends with record {journal.end.position}, the newest checkpoint holds "
             f"{position}: segments are missing; restore them from a copy, or give up what came "
             "after a release with --restore-release"
         )

@@ -14,8 +14,9 @@ from pathlib import Path
 from gradmq.durable import sync_path
 from gradmq.errors import JournalError
 from gradmq.failpoints import failpoint
-from gradmq.ps.journal.records import Opened, Record, encode
-from gradmq.ps.journal.segments import End, segment_path
+from gradmq.ps.journal.chain import Chain, End
+from gradmq.ps.journal.records import Opened, Record
+from gradmq.ps.journal.segments import segment_path
 from gradmq.wire.messages import Buffer
 
 #: A segment that is longer is closed, and goes when no checkpoint needs it any more.
@@ -35,11 +36,8 @@ class JournalWriter:
     def __init__(self, folder: Path, opened: Opened, end: End, wake: Callable[[], None]) -> None:
         """``end``: of what is on disk already. Raises JournalError if the folder cannot be used."""
         self._folder = folder
-        self._opened = opened
+        self._chain = Chain(opened, end)
         self._wake = wake
-        self._written, self._crc = end.position, end.crc
-        self.durable = end.position
-        """Everything up to this position is on disk."""
         self.error: JournalError | None = None
         """Set once, and then nothing more is written."""
         self.synced_bytes = 0
@@ -54,6 +52,11 @@ class JournalWriter:
             raise _cannot_write(folder, error) from None
         self._thread = threading.Thread(target=self._run, name="gradmq-journal", daemon=True)
         self._thread.start()
+
+    @property
+    def durable(self) -> int:
+        """Everything up to this position is on disk."""
+        return self._chain.durable
 
     def append(self, position: int, record: Record) -> None:
         """Have this written, soon; nobody may write to its payload before it is durable."""
@@ -92,30 +95,24 @@ class JournalWriter:
             return batch
 
     def _write(self, batch: list[tuple[int, Record]]) -> None:
-        buffers: list[Buffer] = []
-        for position, record in batch:
-            assert position == self._written + 1, (position, self._written)
-            encoded, self._crc = encode(record, position, self._crc, self.durable)
-            buffers += encoded
-            self._written = position
+        buffers = self._chain.add(batch)
         failpoint("journal.before_write")
         self._size += _write_all(self._file, buffers)
         failpoint("journal.after_write")
         _sync(self._file)
         failpoint("journal.after_sync")
         self.synced_bytes += sum(map(len, buffers))
-        self.durable = self._written
+        self._chain.on_synced()
         if self._size >= SEGMENT_BYTES:
             os.close(self._file)
             self._open_segment()
 
     def _open_segment(self) -> None:
         """Named after its first record. The one before is on disk, and so is its name."""
-        first = self._written + 1
+        first, buffers = self._chain.open_segment()
         path = segment_path(self._folder, first)
         self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         failpoint("journal.after_segment")
-        buffers, _ = encode(self._opened, first, self._crc, self.durable)
         self._size = _write_all(self._file, buffers)
         _sync(self._file)
         failpoint("journal.after_segment_sync")

@@ -30,7 +30,7 @@ from gradmq.ps.recovery import recover
 from gradmq.wire.codec import array_payload
 
 #: A torn end is worth a line, but not to whoever tears thousands.
-WARNINGS = logging.getLogger("gradmq.ps.journal.segments")
+WARNINGS = logging.getLogger("gradmq.ps.journal.chain")
 
 LAYOUT = Layout((Tensor("w", "float32", (2, 3)), Tensor("b", "bfloat16", (2,))), shards=1)
 

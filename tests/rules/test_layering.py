@@ -30,6 +30,7 @@ LAYERS = {
         "gradmq.broker.status",
         "gradmq.ps.durability",
         "gradmq.ps.effects",
+        "gradmq.ps.journal.chain",
         "gradmq.ps.journal.records",
         "gradmq.ps.journal.replay",
         "gradmq.ps.parameters",

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from gradmq.errors import JournalError
 from gradmq.layout import Layout, Tensor
 from gradmq.ps.journal import writer as writing
+from gradmq.ps.journal.chain import End, Stored
 from gradmq.ps.journal.records import (
     PREFIX_BYTES,
     Damaged,
@@ -27,7 +28,7 @@ from gradmq.ps.journal.records import (
     read,
 )
 from gradmq.ps.journal.replay import Replay
-from gradmq.ps.journal.segments import End, Journal, Stored, drop_before, segments
+from gradmq.ps.journal.segments import Journal, drop_before, segments
 from gradmq.ps.journal.writer import JournalWriter
 from gradmq.wire.codec import array_payload
 

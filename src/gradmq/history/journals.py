@@ -9,8 +9,9 @@ from pathlib import Path
 from gradmq.errors import CheckpointError, JournalError, SettingsError
 from gradmq.layout import Layout
 from gradmq.ps import checkpoint
+from gradmq.ps.journal.chain import Stored
 from gradmq.ps.journal.records import Opened, layout_of
-from gradmq.ps.journal.segments import Journal, Stored, journal_folder, segments
+from gradmq.ps.journal.segments import Journal, journal_folder, segments
 from gradmq.ps.state import ShardState
 
 
