@@ -107,7 +107,8 @@ class Records:
     def after(self, position: int, repair: bool = False) -> Iterator[Stored]:
         """All records behind this position, and before them what opened their segment.
 
-        A torn end is left out, and with ``repair`` cut off. Raises JournalError if records are
+        A torn end is left out. With ``repair`` it is cut off, and the rest is on disk for good: who
+        wrote it may have been killed before it was synced. Raises JournalError if records are
         missing, or damaged although they were on disk for sure.
         """
         known = self._segments
@@ -168,7 +169,7 @@ class Records:
                 if prefix.position > after:
                     yield Stored(prefix.position, record, prefix.nbytes)
             at += prefix.nbytes
-        if repair and at < len(data):
+        if repair:
             segment.keep(at)
 
     def _next(self, data: memoryview, after: int) -> tuple[Prefix, Record]:

@@ -1,7 +1,8 @@
 """The segments of a journal on disk: ``shard-I/journal/NNNNNNNNNNNN.seg``, read, cut and dropped.
 
 A segment is named after the position of its first record, and is never written again once another
-one has begun: the writer syncs it before. So only the end of the last one may be torn.
+one has begun: it is synced before, by its writer or by the life that found it as the last one. So
+only the end of the last one may be torn.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from gradmq.errors import JournalError
 from gradmq.layout import Layout, Tensor
 from gradmq.ps.journal import writer as writing
-from gradmq.ps.journal.chain import End, Stored
+from gradmq.ps.journal.chain import Chain, End, Records, Stored
 from gradmq.ps.journal.records import (
     PREFIX_BYTES,
     Damaged,
@@ -376,3 +376,31 @@ def test_what_cannot_follow_is_refused(records: list[Record], words: str) -> Non
 
 def test_a_prefix_is_of_the_size_that_the_page_says() -> None:
     assert PREFIX_BYTES == 40
+
+
+class WrittenNotSynced:
+    """A segment of a process that was killed between the two: its bytes are there to be read."""
+
+    name = "segment"
+
+    def __init__(self, content: bytes) -> None:
+        self._content = content
+        self.synced = 0
+
+    def data(self) -> memoryview:
+        return memoryview(self._content)
+
+    def keep(self, nbytes: int) -> None:
+        self.synced = nbytes
+
+
+def test_what_a_killed_life_wrote_is_synced_before_the_next_one_builds_on_it() -> None:
+    chain = Chain(opened(), End())
+    buffers = [*chain.open_segment()[1], *chain.add([(1, seeded()), (2, decided(1, version=1))])]
+    segment = WrittenNotSynced(content := b"".join(buffers))
+    assert [s.position for s in Records("journal", [(1, segment)]).after(0, repair=True)] == [
+        0,
+        1,
+        2,
+    ]
+    assert segment.synced == len(content)
