@@ -61,8 +61,8 @@ class Parameters:
         return self._ring.newest
 
     def install(self, values: Vector, state: State, version: int) -> None:
-        """First parameters; what ``state`` lacks begins fresh."""
-        self._ring.begin()[:] = values
+        """First parameters, or those of a rollback; what ``state`` lacks begins fresh."""
+        self._ring.begin(self.lent)[:] = values
         fresh = self.optimizer.state(self._size)
         self.state = {k: np.array(state.get(k, v), np.float32) for k, v in fresh.items()}
         self._commit(version)

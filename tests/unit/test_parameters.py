@@ -202,6 +202,16 @@ def test_a_slot_that_is_lent_keeps_its_version_through_updates_and_refusals(held
     assert held.reader.is_intact(view)
 
 
+def test_a_slot_that_is_lent_keeps_its_version_through_a_rollback(held: Held) -> None:
+    lent, values = held.parameters.slot, held.parameters.values
+    held.parameters.lent.add(lent)
+    before = values.tobytes()
+    for version in range(5, 9):
+        held.parameters.install(random_vector(version), {}, version)
+        assert held.parameters.slot != lent
+    assert values.tobytes() == before
+
+
 def test_first_parameters_are_copied_and_state_that_is_missing_begins_fresh() -> None:
     held = Held(SGD(lr=0.1, momentum=0.9), random_vector(1))
     values = random_vector(7)
