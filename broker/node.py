@@ -115,6 +115,9 @@ class BrokerNode:
                         log.error("that did not help; it may hold more from now on")
                     self._socket = listener.enter_context(link.router(context))
                     link.bind_again(self._socket, options.bind, port)
+            left = sorted(member.name for member in self._members.members.values())
+            if left:
+                log.warning("left while these go on without a broker: %s", ", ".join(left))
 
     def _receive_all(self) -> None:
         for _ in range(256):  # then look at the clock, whoever shouts

@@ -86,6 +86,12 @@ LONGEST_SLEEP_S = 0.1
 #: optimizer's state, releases, publications under way, a checkpoint being written), and this much.
 TIMES_ITS_SIZE, BESIDE_BYTES = 16, 256 << 20
 
+#: What is queued at the end, verdicts among it, has this long to leave.
+FAREWELL_MS = 500
+
+#: Pushes that a shard leaves undecided are counted up to here, and waited for so long.
+MOST_COUNTED, LAST_LOOK_MS = 1000, 100
+
 #: Requests, and subscriptions, heard in one pass.
 CONTROL_PER_PASS = 256
 
@@ -130,9 +136,11 @@ class PsNode:
         self._directory: Directory | None = None
         self._leaving: list[tuple[int | None, zmq.MessageTracker]] = []
         """Publications that some connection has not taken yet, oldest first, and their slots."""
-        self._saves: list[tuple[int, Future[None]]] = []
+        self._saves: list[tuple[int, int, Future[None]]] = []
+        """Under way: release, version, and what becomes of it."""
         self._addresses: tuple[str, ...] = ()
         self._newest_saved = 0
+        self._saved_version = 0
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError."""
@@ -151,10 +159,10 @@ class PsNode:
             self._poller.register(self._broker, zmq.POLLIN)
             while not stopped():
                 sleep_s = self._sleep_s(time.monotonic())
-                self._pass(dict(self._poller.poll(int(1000 * sleep_s) + 1)))
-            self._close_journal()
-            link.send(self._broker, Goodbye())
-            self._broker.setsockopt(zmq.LINGER, 500)
+                ready = dict(self._poller.poll(int(1000 * sleep_s) + 1))
+                if not stopped():
+                    self._pass(ready)
+            self._leave()
 
     def _recover(self) -> None:
         options = self._options
@@ -171,6 +179,29 @@ class PsNode:
             self._restored.version,
             self._restored.release,
         )
+
+    def _leave(self) -> None:
+        """Intake stops; what was decided is told, what was not, or is not on disk, is named."""
+        unwritten = self._close_journal()
+        self._writer.shutdown(wait=True)
+        self._collect_saves()
+        if self._shard is not None:
+            undecided = 0
+            while undecided < MOST_COUNTED and self._pull.poll(LAST_LOOK_MS):
+                undecided += link.receive_good(self._pull) is not None
+            version = self._shard.version[1]
+            unsaved = version - self._saved_version if self._journal is None else unwritten
+            if undecided or unsaved:
+                log.warning(
+                    "left with %d pushes received and not decided, which are sent again to who "
+                    "serves this shard next, and %d updates not on disk, at version %d",
+                    undecided,
+                    unsaved,
+                    version,
+                )
+            self._control.setsockopt(zmq.LINGER, FAREWELL_MS)
+        link.send(self._broker, Goodbye())
+        self._broker.setsockopt(zmq.LINGER, FAREWELL_MS)
 
     # -- joining ----------------------------------------------------------------------------------
 
@@ -213,6 +244,7 @@ class PsNode:
         )
         if self._restored is not None:
             self._shard.restore(self._restored)
+            self._saved_version = self._restored.version
             self._restored = None
         if journalled:
             self._open_journal(self._shard, layout)
@@ -317,14 +349,13 @@ class PsNode:
         if self._journal.error is not None:
             raise self._journal.error
 
-    def _close_journal(self) -> None:
-        """What was decided is still written, and said."""
+    def _close_journal(self) -> int:
+        """What was decided is still written, and said; returns how many decisions were not."""
         if self._journal is None:
-            return
+            return 0
         left = self._journal.close(JOURNAL_CLOSE_S)
         self._say_what_is_durable()
-        if left:
-            log.warning("%d decisions were not written in time; nobody was told of them", left)
+        return left
 
     def _report(self) -> dict[str, object]:
         if self._shard is None:
@@ -516,7 +547,7 @@ class PsNode:
     def _save(self, effect: Save) -> None:
         assert self._layout is not None and self._run_name is not None
         future = self._writer.submit(self._write, self._run_name, self._layout, effect.state)
-        self._saves.append((effect.release, future))
+        self._saves.append((effect.release, effect.state.version, future))
 
     def _write(self, run: str, layout: Layout, state: ShardState) -> None:
         """In the thread that writes checkpoints."""
@@ -527,13 +558,15 @@ class PsNode:
             forget_journal(options.state, options.shard)
 
     def _collect_saves(self) -> None:
-        for release, future in [save for save in self._saves if save[1].done()]:
-            self._saves.remove((release, future))
+        for release, version, future in [save for save in self._saves if save[2].done()]:
+            self._saves.remove((release, version, future))
             failure = future.exception()
             if isinstance(failure, CheckpointError | JournalError):
                 log.error("%s", failure)
             elif failure is not None:
                 raise failure
+            else:
+                self._saved_version = version
             saved = Saved(
                 release=release, shard=self._options.shard, error=str(failure) if failure else ""
             )

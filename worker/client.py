@@ -135,8 +135,8 @@ class Worker:
     ) -> None:
         self.close(timeout=CLOSE_S if kind is None else 0.0)
 
-    def open(self) -> Worker:
-        """Join the run and install its parameters.
+    def open(self, stopped: Callable[[], bool] = lambda: False) -> Worker:
+        """Join the run and install its parameters; gives up, closed, if ``stopped`` says so.
 
         Raises BrokerAway or ShardAway after the ``timeout`` given at construction, LayoutMismatch
         or JoinRefused if this model or worker does not belong to the run.
@@ -145,8 +145,10 @@ class Worker:
         self._opened = True
         self._io.start_for(self)
         try:
-            self._wait(lambda: self._io.replica is not None and self._io.replica.complete,
-                       self._timeout_s, "join")  # fmt: skip
+            self._wait(lambda: self._has_joined() or stopped(), self._timeout_s, "join")
+            if not self._has_joined():
+                self.close(timeout=0.0)
+                return self
             self._install()
         except BaseException:
             self.close(timeout=0.0)
@@ -393,6 +395,9 @@ class Worker:
             self._samples += samples
             self._io.wake()
             return session.session, seq
+
+    def _has_joined(self) -> bool:
+        return self._io.replica is not None and self._io.replica.complete
 
     def _may_compute(self) -> bool:
         session = self._io.session

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -37,7 +38,12 @@ def train(
     model = job.model()
     loss_function = loss_of(job)
     model.train()
-    with Worker(model, broker, name or None, max_in_flight, timeout=join_timeout_s) as worker:
+    worker = Worker(model, broker, name or None, max_in_flight, timeout=join_timeout_s)
+    worker.open(stopped)
+    with ExitStack() as stack:
+        stack.push(worker)
+        if stopped():
+            return
         # Every session has a data order of its own: a worker that comes back repeats nothing.
         context = JobContext(seed=seed + worker.session, data=data)
         torch.manual_seed(context.seed)

@@ -20,8 +20,11 @@ log = logging.getLogger(__name__)
 #: Set by a launcher whose death, seen as the end of stdin, must end this process too.
 UNTIL_STDIN_CLOSES = "GRADMQ_UNTIL_STDIN_CLOSES"
 
-#: A process that was told to stop and has not after this long is ended from within.
-STOP_DEADLINE_S = 10.0
+#: A process that was told to stop by a signal and has not after this long is ended from within: a
+#: service manager waits longer, and a checkpoint under way may take some of it.
+STOP_DEADLINE_S = 30.0
+#: The same when its launcher has died: nobody is left to care.
+ORPHAN_DEADLINE_S = 10.0
 
 
 #: glibc's mallopt: what is freed at the top of the heap stays, however much it is.
@@ -90,14 +93,24 @@ class StopFlag:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.event.is_set():
             os._exit(128 + number)
-        self.event.set()
+        self._stop(STOP_DEADLINE_S)
 
     def _watch_stdin(self) -> None:
         while os.read(0, 4096):
             pass
+        self._stop(ORPHAN_DEADLINE_S)
+
+    def _stop(self, deadline_s: float) -> None:
         self.event.set()
-        # The main thread may be inside a long computation or a hung call; nobody is left to care.
-        threading.Timer(STOP_DEADLINE_S, os._exit, (1,)).start()
+        # The main thread may be inside a long computation or a hung call.
+        timer = threading.Timer(deadline_s, _give_up, (deadline_s,))
+        timer.daemon = True
+        timer.start()
+
+
+def _give_up(after_s: float) -> None:
+    log.error("did not end within %g s after it was told to; ended all the same", after_s)
+    os._exit(1)
 
 
 def run_role(role: str, main: Callable[[StopFlag], None]) -> int:
