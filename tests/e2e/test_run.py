@@ -12,6 +12,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from gradmq.observer import Observer
+
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(120)]
 
 JOB = """
@@ -96,6 +98,46 @@ def test_ctrl_c_writes_a_checkpoint_and_leaves_no_process(folder: Path) -> None:
     saved = sorted(path.name for path in (folder / "runs/sums-1/checkpoints/shard-0").glob("*.s*"))
     assert len(saved) >= 2, "release 0 and the last one"
     assert not any(child.is_running() for child in children)
+
+
+def test_ctrl_c_while_the_model_is_built_ends_at_once_and_leaves_nothing(folder: Path) -> None:
+    slow = "def slow():\n    open('begun', 'w').close()\n    import time; time.sleep(3600)\n"
+    (folder / "slow.py").write_text(slow + JOB.replace("lambda: torch.nn.Linear(3, 1)", "slow"))
+    process = start(folder, "slow.py")
+    while not (folder / "begun").exists():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    assert finish(process, timeout_s=20) == (130, "", "")
+    assert list(folder.glob("runs/*")) == []
+
+
+def test_a_run_goes_on_without_its_broker_and_a_lost_worker_and_says_so(folder: Path) -> None:
+    process = start(folder, "job.py", "--set", "run.workers=2")
+
+    def until(words: str) -> None:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if words in line:
+                return
+        raise AssertionError(f"it ended without saying {words!r}")
+
+    until("sums-1 has started")
+    with Observer((folder / "runs/sums-1/broker/address").read_text().strip()) as observer:
+        while sum(worker["applied"] > 0 for worker in observer.status()["workers"]) < 2:
+            pass
+    children = psutil.Process(process.pid).children()
+    broker = next(child for child in children if "gradmq.broker" in child.cmdline())
+    worker = next(child for child in children if "worker-2" in child.cmdline())
+    broker.suspend()
+    until("broker silent for 3 s; training goes on without it")
+    broker.resume()
+    worker.kill()
+    until("worker-2 was killed by SIGKILL")
+    until("worker-2 silent for")
+    process.send_signal(signal.SIGINT)
+    status, out, err = finish(process, timeout_s=20)
+    assert status == 1 and "ended: Ctrl-C" in out
+    assert err.startswith("gradmq: worker-2 was killed by SIGKILL")
 
 
 @pytest.mark.parametrize(

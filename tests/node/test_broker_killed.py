@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -67,10 +68,18 @@ def test_training_goes_on_without_a_broker_and_a_new_one_takes_everybody_in(
         np.testing.assert_array_equal(left.parameters()["weight"], np.full(40, -22))
         with pytest.raises(gradmq.BrokerAway, match=r"did not answer.*is it running there"):
             gradmq.Worker(zeros(), cluster.address, timeout=0.3).open()
+        early = gradmq.Worker(zeros(), cluster.address, name="early")
+        joining = threading.Thread(target=early.open)
+        joining.start()
 
         again, address = start_broker(tmp_path, tmp_path / "settings.toml", "local", free_port)
         try:
             assert address == cluster.address
+            joining.join()
+            assert early.session > max(sessions)
+            assert early.push(ones()).verdict().applied
+            early_session = early.session
+            early.close()
             while not {"left", "right"} <= worker_rows(cluster).keys():
                 assert left.push(ones()).verdict().applied
             rows = worker_rows(cluster)
@@ -85,7 +94,7 @@ def test_training_goes_on_without_a_broker_and_a_new_one_takes_everybody_in(
             assert after.number > before.number
             assert after.age_s < 5
             with gradmq.Worker(zeros(), cluster.address) as late:
-                assert late.session > max(sessions)
+                assert late.session > early_session
                 assert late.push(ones()).verdict().applied
         finally:
             left.close()

@@ -141,11 +141,13 @@ def run_job(
             restore = folder.newest_whole_release(settings.run.shards)
         else:
             try:
-                _write_initial(job_name, folder, settings, init)
+                _write_initial(job_name, folder, settings, init, interrupts)
             except GradmqError:
                 shutil.rmtree(folder.path)  # nothing ran: nothing to keep
                 raise
         if interrupts.came():
+            if earlier is None:
+                shutil.rmtree(folder.path)
             return 130
         run = _Run(job, job_name, settings, folder, interrupts)
         return _run_all(run, restore, lambda: _train(run, ending))
@@ -190,19 +192,32 @@ def _show(run: _Run) -> int:
     return 0
 
 
-def _write_initial(job: str, folder: RunFolder, settings: Settings, init: Path | None) -> None:
+def _write_initial(
+    job: str,
+    folder: RunFolder,
+    settings: Settings,
+    init: Path | None,
+    interrupts: _Interrupts,
+) -> None:
+    """Have release 0 written by a process of its own, which a first Ctrl-C ends."""
     run = settings.run
     arguments = [job, folder.path, run.shards, run.seed, run.data or "", init or ""]
-    finished = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, "-m", "gradmq.run.initial", *map(str, arguments)],
         stderr=subprocess.PIPE,
         text=True,
-        check=False,
         start_new_session=True,  # Ctrl-C is the launcher's to handle
         env={**os.environ, **dict.fromkeys(THREAD_VARIABLES, "1")},
-    )
-    if finished.returncode:
-        lines = finished.stderr.strip().splitlines() or ["it said nothing"]
+    ) as process:
+        while True:
+            try:
+                _, stderr = process.communicate(timeout=LOOK_EVERY_S)
+                break
+            except subprocess.TimeoutExpired:
+                if interrupts.came():
+                    process.kill()
+    if process.returncode and not interrupts.came():
+        lines = stderr.strip().splitlines() or ["it said nothing"]
         raise GradmqError(lines[-1].removeprefix("gradmq: "))
 
 
