@@ -37,6 +37,7 @@ if what == "follow":
 with gradmq.Worker(arrays, address, name=what) as worker:
     for i in range(10 ** 9):
         worker.push({"weight": numpy.zeros(40)}).verdict()
+        worker.catch_up()
         if what == "hangs" and i == 20:
             time.sleep(3600)
 """

@@ -12,8 +12,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -78,6 +80,60 @@ def _ip(*words: str) -> subprocess.CompletedProcess[str]:
 
 def _on(host: str, *words: object) -> list[str]:
     return ["ip", "netns", "exec", host, sys.executable, *map(str, words)]
+
+
+ENDLESS = """
+import sys, numpy, gradmq
+with gradmq.Worker({"w": numpy.zeros(9, numpy.float32)}, sys.argv[1], name="elsewhere") as worker:
+    while True:
+        worker.push({"w": numpy.ones(9, numpy.float32)}, timeout=600).verdict(600)
+        worker.catch_up(600)
+"""
+
+
+def _until(log: Path, *texts: str) -> None:
+    while not all(text in log.read_text() for text in texts):
+        time.sleep(0.05)  # the test's own time limit ends this
+
+
+def test_a_host_that_is_cut_off_is_named_on_both_sides_and_goes_on_when_it_is_back(
+    two_hosts: tuple[str, str], tmp_path: Path
+) -> None:
+    here, there = two_hosts
+    address = "tcp://10.99.0.1:5550"
+    listen = ["--bind", "10.99.0.1", "--insecure", "--state", "state"]
+    with contextlib.ExitStack() as stack:
+
+        def start(name: str, command: list[str]) -> Path:
+            log = tmp_path / f"{name}.log"
+            stream = stack.enter_context(log.open("w"))
+            role = stack.enter_context(subprocess.Popen(command, cwd=tmp_path, stderr=stream))
+            stack.callback(role.kill)
+            return log
+
+        broker = start("broker", _on(here, "-m", "gradmq", "broker", *listen))
+        start("ps", _on(here, "-m", "gradmq", "ps", "--broker", address, *listen))
+        worker = start("worker", [*APART, *_on(there, "-c", ENDLESS, address)])
+        asking = _on(here, "-m", "gradmq", "status", address, "--json")
+
+        def status() -> dict[str, Any]:
+            asked = subprocess.run(asking, capture_output=True, text=True, timeout=20)
+            found: dict[str, Any] = json.loads(asked.stdout or "{}")
+            return found
+
+        while not any(w["applied"] for w in status().get("workers", ())):
+            pass
+        cable = f"gq{os.getpid()}a"
+        assert _ip("-n", here, "link", "set", cable, "down").returncode == 0
+        _until(broker, "elsewhere: silent for 2.")
+        _until(worker, f"waiting for broker {address}: silent for 2.")
+        assert _ip("-n", here, "link", "set", cable, "up").returncode == 0
+        _until(broker, "elsewhere: heard again after")
+        _until(worker, f"broker {address} answers")
+        applied = status()["workers"][0]["applied"]
+        while status()["workers"][0]["applied"] <= applied:
+            pass
+        assert "lease ran out" not in broker.read_text()
 
 
 def test_a_worker_on_another_host_trains_and_follows(
