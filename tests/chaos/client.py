@@ -8,6 +8,7 @@ release yet.
 
 from __future__ import annotations
 
+import http.client
 import json
 import sys
 import time
@@ -42,7 +43,7 @@ def ask(url: str, history: History, shards: int) -> None:
         if error.code != 503:
             history.note("answered", status=error.code, text=error.read().decode())
         return
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         history.note("away", text=f"{type(error).__name__}: {error}", since=began_at)
         return
     told = body["parameters"]

@@ -76,21 +76,25 @@ class Round(TracedRun):
     def _heal(self) -> None:
         self.pass_until_nothing_is_due()
         self.network.heal()
-        self.wait_until_well("after the faults")
-        healed_at = time.monotonic()
-        names = [role.name for role in self.roles if role.role in ("worker", "client", "follower")]
-        while missing := [name for name in names if not self._has_gone_on(name, healed_at)]:
-            self.pass_until(time.monotonic() + 0.5)
-            if time.monotonic() > healed_at + WELL_S:
-                self.fail("stalled", f"{missing} did not go on {WELL_S:g} s after the last fault")
+        self._wait_until_all_go_on("worker", "client", "follower")
+
+    def _wait_until_all_go_on(self, *kinds: str) -> None:
+        """Everybody must do something new, now that nothing is wrong."""
+        self.wait_until_well("after a fault")
+        since = time.monotonic()
+        names = [role.name for kind in kinds for role in self.of(kind)]
+        while missing := [name for name in names if not self._has_gone_on(name, since)]:
+            self.pass_until(time.monotonic() + 0.2)
+            if time.monotonic() > since + WELL_S:
+                self.fail("stalled", f"{missing} did not go on {WELL_S:g} s after a fault")
                 return
 
     def _has_gone_on(self, name: str, since: float) -> bool:
+        """True if a worker had a push applied since, or an observer saw something."""
+        newest = max(self.folder.glob(f"{name}-*.jsonl"), key=lambda path: path.stat().st_mtime)
         return any(
-            event["at"] > since
-            and (event["what"] == "saw" or "applied" in event.get("outcomes", ()))
-            for path in self.folder.glob(f"{name}-*.jsonl")
-            for event in read(path)
+            event["at"] > since and ("applied" in event.get("outcomes", ()) or "release" in event)
+            for event in read(newest)
         )
 
     # -- faults -----------------------------------------------------------------------------------
@@ -132,7 +136,8 @@ class Round(TracedRun):
     def _kill_the_broker_alone(self, fault: Fault) -> None:
         """All is well, then the broker is away, then it is there again: nothing else happens."""
         self.pass_until_nothing_is_due()
-        self.wait_until_well("before the broker was killed")
+        self._wait_until_all_go_on("worker")
+        starts = [role.starts for role in self.of("ps")]
         (broker,) = self.of("broker")
         killed_at = time.monotonic()
         if not broker.kill():
@@ -140,12 +145,14 @@ class Round(TracedRun):
         self.done.kills["broker"] += 1
         self.pass_until(killed_at + fault.lasts_s)
         self.start(broker)
-        self.done.outages.append(Outage(killed_at, broker.started_at))
         # Who was started in between is not known to anybody yet.
         members = [*self.of("worker"), *self.of("follower")]
         known = {role.name for role in members if role.is_up and role.started_at < killed_at}
         self.wait_until_well("after the broker was killed", frozenset(known))
         took_s = time.monotonic() - broker.started_at
+        if starts != [role.starts for role in self.of("ps")]:
+            return  # a failpoint had its turn: the broker was not away alone
+        self.done.outages.append(Outage(killed_at, broker.started_at))
         self.done.directory_s.append(took_s)
         if took_s > DIRECTORY_S:
             self.fail("stalled", f"the broker had its directory again after {took_s:.1f} s")

@@ -207,13 +207,14 @@ class TracedRun:
         return None if told.returncode else dict(json.loads(told.stdout))
 
     def wait_until_well(self, when: str, members: frozenset[str] = frozenset()) -> None:
-        """All shards are there, a worker is, and these members are known."""
+        """The present process of every shard is there, a worker is, and these members are."""
         deadline = time.monotonic() + WELL_S
         status: dict[str, Any] | None = None
         while time.monotonic() < deadline:
             self.one_pass()
             status = self.status()
-            if status is not None and _is_well(status, members):
+            pids = [role.pid for role in self.of("ps")]
+            if status is not None and _is_well(status, pids, members):
                 return
         self.fail("stalled", f"not well {WELL_S:g} s {when}: {json.dumps(status)}")
 
@@ -222,11 +223,12 @@ class TracedRun:
         return subprocess.run(command, capture_output=True, text=True, timeout=120)
 
 
-def _is_well(status: dict[str, Any], members: frozenset[str]) -> bool:
+def _is_well(status: dict[str, Any], pids: list[int], members: frozenset[str]) -> bool:
     workers = {worker["name"] for worker in status["workers"] if worker["live"]}
     followers = {member["name"] for member in status["followers"]}
-    shards_live = all(shard["live"] for shard in status["shards"])
-    return shards_live and bool(workers) and members <= workers | followers
+    # One that was killed is shown as live until its lease runs out, or another process comes.
+    served = [shard["pid"] for shard in status["shards"]] == pids
+    return served and bool(workers) and members <= workers | followers
 
 
 def settings(case: Case, transport: str) -> str:
