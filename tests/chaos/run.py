@@ -206,17 +206,22 @@ class TracedRun:
         told = self._gradmq("status", self.network.broker, "--json")
         return None if told.returncode else dict(json.loads(told.stdout))
 
-    def wait_until_well(self, when: str, members: frozenset[str] = frozenset()) -> None:
-        """The present process of every shard is there, a worker is, and these members are."""
-        deadline = time.monotonic() + WELL_S
+    def wait_until_well(self, when: str, members: frozenset[str] = frozenset()) -> float:
+        """The present process of every shard is there, a worker is, and these members are.
+
+        Returns when it was certainly not so yet: the last time that somebody asked in vain.
+        """
+        asked_at = began_at = time.monotonic()
         status: dict[str, Any] | None = None
-        while time.monotonic() < deadline:
+        while asked_at < began_at + WELL_S:
             self.one_pass()
+            not_yet, asked_at = asked_at, time.monotonic()
             status = self.status()
             pids = [role.pid for role in self.of("ps")]
             if status is not None and _is_well(status, pids, members):
-                return
+                return not_yet
         self.fail("stalled", f"not well {WELL_S:g} s {when}: {json.dumps(status)}")
+        return asked_at
 
     def _gradmq(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [*self.network.within("status", 0), sys.executable, "-m", "gradmq", *words]
