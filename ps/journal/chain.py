@@ -162,6 +162,8 @@ class Records:
                 break
             if is_opening:
                 previous = prefix.previous
+                if not chained:
+                    self.end = End(first - 1, previous)  # which may be all: it is chained to, too
                 yield Stored(first - 1, record, prefix.nbytes)
             else:
                 previous, expected = prefix.crc, expected + 1

@@ -404,3 +404,13 @@ def test_what_a_killed_life_wrote_is_synced_before_the_next_one_builds_on_it() -
         2,
     ]
     assert segment.synced == len(content)
+
+
+def test_a_life_that_decided_nothing_hands_on_what_the_next_record_follows(tmp_path: Path) -> None:
+    end = write(tmp_path, [seeded(), decided(1, version=1)])
+    write(tmp_path, [], end, life=2)
+    journal = Journal(tmp_path)
+    list(journal.after(2, repair=True))  # a checkpoint holds both
+    assert journal.end == end
+    write(tmp_path, [decided(2, version=2)], journal.end, life=3)
+    assert [stored.position for stored in Journal(tmp_path).after(0)] == [0, 1, 2, 2, 3]
