@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import ast
 
-FORBIDDEN_MODULES = ["pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle"]
+#: They revive objects; YAML's loaders do, and multiprocessing does it with what a pipe brings.
+FORBIDDEN_MODULES = [
+    "pickle", "cPickle", "_pickle", "marshal", "shelve", "dill", "cloudpickle", "joblib",
+    "jsonpickle", "yaml", "multiprocessing",
+]  # fmt: skip
 
 #: By their last name, however they are reached.
 FORBIDDEN_ATTRIBUTES = ["recv_pyobj", "send_pyobj", "unsafe_load"]
 
 #: As they are written: ``model.eval()`` is another thing than ``eval(text)``.
-FORBIDDEN_CALLS = ["eval", "exec", "builtins.eval", "builtins.exec", "yaml.load", "torch.jit.load"]
+FORBIDDEN_CALLS = [
+    "eval", "exec", "compile", "__import__", "builtins.eval", "builtins.exec", "torch.jit.load",
+    "torch.hub.load", "torch.package.PackageImporter", "np.load", "numpy.load",
+]  # fmt: skip
 
 #: The one module that may read a file written by torch.save, and only its weights.
 READER_OF_TORCH_FILES = "gradmq.parameters_file"

@@ -22,6 +22,7 @@ LAYERS = {
         "gradmq.binding",
         "gradmq.standings",
         "gradmq.ring",
+        "gradmq.security.access",
     ],
     "pure role files": [
         "gradmq.broker.directory",

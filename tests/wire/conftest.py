@@ -16,6 +16,7 @@ from gradmq.layout import Layout, Tensor
 from gradmq.wire import messages
 from gradmq.wire.codec import payload_crc
 from gradmq.wire.messages import (
+    AllowedKey,
     AskReadmit,
     AskRelease,
     AskStatus,
@@ -77,6 +78,7 @@ HASH = "9171f836374c7709"
 VALUES = struct.pack("<6f", 1.0, -2.5, 0.0, 3.4e38, 1e-45, 0.1)
 CRC = payload_crc([VALUES])
 
+KEY = "CSk/rJD}cits!wIjG?1=Ffo-t>sE}(nwEQm}0TkF"
 ADDRESSES = ("tcp://10.0.0.5:5551", "tcp://ps-1.example:5552", "tcp://[fd00::7]:5553")
 APPLIED = Verdict(seq=7, outcome="applied", version=(3, 41), weight=0.5, staleness=2)
 REJECTED = Verdict(seq=8, outcome="rejected", version=(3, 41), staleness=9, reason="stale")
@@ -245,6 +247,20 @@ GOLDEN: dict[str, Message] = {
             "Änne": Standing(number=2),
         },
         payload=(LAYOUT.to_bytes(),),
+    ),
+    "directory.keys": Directory(
+        serial=9,
+        run="demo",
+        phase="open",
+        shards=(ShardEntry(index=0, incarnation=1, addresses=ADDRESSES, ready=True, key=KEY),),
+        sessions=(16777217,),
+        horizon=16777217,
+        seeder=0,
+        allowed=(
+            AllowedKey(name="ps-0", role="ps", key=KEY),
+            AllowedKey(name="w", role="worker", key=KEY[::-1]),
+        ),
+        owners={16777217: "w"},
     ),
     "welcome": Welcome(
         run="demo",

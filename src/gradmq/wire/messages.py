@@ -32,6 +32,7 @@ Payload = tuple[Buffer, ...]
 Outcome = Literal["applied", "buffered", "rejected", "unknown"]
 Role = Literal["ps", "worker", "infer", "follower", "observer"]
 Phase = Literal["waiting", "open", "draining"]
+KeyRole = Literal["worker", "ps", "broker", "infer", "reader"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -416,6 +417,18 @@ class ShardEntry:
     incarnation: int
     addresses: tuple[Address, ...]
     ready: bool
+    key: str = ""
+    """Its public key, by which whoever connects knows it; empty: the run has no keys."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AllowedKey:
+    """A line of the allow-list: a public key, whose it is, and what that one may do."""
+
+    name: str
+    role: KeyRole
+    key: str
+    """In Z85."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -436,6 +449,10 @@ class Directory:
     """The session that may seed shards without parameters; 0: none."""
     standings: dict[str, Standing] = field(default_factory=dict)
     """Of the workers that are or were in quarantine, by name."""
+    allowed: tuple[AllowedKey, ...] = ()
+    """To a shard of a run with keys: who may connect to it."""
+    owners: dict[int, str] = field(default_factory=dict)
+    """To a shard of a run with keys: the worker's name by live session."""
     payload: Payload = field(default=(), repr=False)
 
 
