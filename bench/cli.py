@@ -45,6 +45,9 @@ def push(
     durability: Annotated[
         Literal["memory", "journal"], Parameter(help="What a verdict means: see run.durability.")
     ] = "memory",
+    keys: Annotated[
+        bool, Parameter(help="With CURVE keys, made for this run.", negative="")
+    ] = False,
     seconds: Seconds = 8.0,
     warmup: Warmup = 2.0,
     json_: Json = False,
@@ -55,7 +58,7 @@ def push(
     from gradmq.bench.echo import EchoCase
     from gradmq.bench.push import measure
 
-    case = EchoCase(mb, workers, transport, in_flight, shards, seconds, warmup, durability)
+    case = EchoCase(mb, workers, transport, in_flight, shards, seconds, warmup, durability, keys)
     with _ended_by_signals():
         result = measure(case).as_json()
     for section in sections.push([result]):

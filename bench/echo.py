@@ -18,6 +18,11 @@ from gradmq.errors import SettingsError
 STEP_S = 120.0
 
 
+def echo_name(index: int) -> str:
+    """What a worker of ps-echo is called."""
+    return f"echo-{index}"
+
+
 @dataclass(frozen=True)
 class EchoCase:
     """One setting of ps-echo."""
@@ -33,6 +38,8 @@ class EchoCase:
     warmup: float
     durability: str = "memory"
     """``memory`` or ``journal``."""
+    keys: bool = False
+    """Encrypt everything, and check who pushes; with keys made for the run."""
 
 
 @dataclass(frozen=True)

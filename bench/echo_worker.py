@@ -9,7 +9,7 @@ from typing import Any
 
 from gradmq.bench import workload
 from gradmq.bench.child import Parent, run
-from gradmq.bench.echo import worker_result
+from gradmq.bench.echo import echo_name, worker_result
 from gradmq.bench.figures import Window
 from gradmq.errors import RoleFailed
 from gradmq.process import keep_memory
@@ -37,9 +37,10 @@ class EchoWorker:
         self._worker = Worker(
             self._model,
             spec["address"],
-            name=f"echo-{index}",
+            name=echo_name(index),
             max_in_flight=spec["in_flight"],
             timeout=PUSH_S,
+            keys=spec["keys"],
         )
         self._under_way: dict[int, float] = {}
         self._landing: dict[int, tuple[Version | None, ...]] = {}

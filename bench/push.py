@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from gradmq.bench import limits, workload
 from gradmq.bench.crew import Crew
-from gradmq.bench.echo import STEP_S, EchoCase, EchoRun, Groups, conduct
+from gradmq.bench.echo import STEP_S, EchoCase, EchoRun, Groups, conduct, echo_name
 from gradmq.bench.figures import EchoFigures, ratio
 from gradmq.bench.limits import Limits
 from gradmq.config import all_keys
@@ -18,6 +21,7 @@ from gradmq.errors import SettingsError
 from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Unbounded
 from gradmq.run.cluster import LocalCluster
+from gradmq.security import keys as key_files
 
 #: For each limit: enough to be steady, little beside the run itself.
 LIMIT_S = 1.0
@@ -59,11 +63,11 @@ def echo(case: EchoCase, every_s: float = 0.0, per_process: int = 1) -> EchoRun:
     Workers push ``every_s`` apart; 0: as soon as they may.
     """
     started = time.monotonic()
-    with cluster_for(case) as cluster, Crew() as crew:
+    with _keys_for(case) as keys, cluster_for(case, keys) as cluster, Crew() as crew:
         start_s = time.monotonic() - started
         for first in range(0, case.workers, per_process):
             indices = range(first, min(first + per_process, case.workers))
-            spec = worker_spec(case, cluster.address, indices, every_s)
+            spec = worker_spec(case, cluster.address, indices, every_s, keys)
             crew.start(f"worker-{first}", "gradmq.bench.echo_worker", spec)
         servers = cluster.pids("ps")
         groups = Groups(servers, [*servers, *cluster.pids("broker"), *crew.pids])
@@ -76,7 +80,20 @@ def echo(case: EchoCase, every_s: float = 0.0, per_process: int = 1) -> EchoRun:
         )
 
 
-def cluster_for(case: EchoCase) -> LocalCluster:
+@contextmanager
+def _keys_for(case: EchoCase) -> Iterator[Path | None]:
+    """A folder with a key for every worker, or None in a case without."""
+    if not case.keys:
+        yield None
+        return
+    with tempfile.TemporaryDirectory(prefix="gradmq-keys-") as folder:
+        path = Path(folder)
+        key_files.init(path)
+        key_files.ensure(path, {echo_name(index): "worker" for index in range(case.workers)})
+        yield path
+
+
+def cluster_for(case: EchoCase, keys: Path | None = None) -> LocalCluster:
     """Not open yet; raises SettingsError for a transport that this version does not know."""
     under_way_mb = math.ceil(case.workers * case.in_flight * case.mb) + BUDGET_SPARE_MB
     return LocalCluster(
@@ -88,6 +105,7 @@ def cluster_for(case: EchoCase) -> LocalCluster:
             "ps.push_budget_mb": max(1024, under_way_mb),
             **transport_setting(case.transport),
             "run.durability": case.durability,
+            "network.keys": keys,
         },
     )
 
@@ -108,7 +126,11 @@ def transport_setting(transport: str) -> Mapping[str, str]:
 
 
 def worker_spec(
-    case: EchoCase, address: str, workers: range, every_s: float = 0.0
+    case: EchoCase,
+    address: str,
+    workers: range,
+    every_s: float = 0.0,
+    keys: Path | None = None,
 ) -> dict[str, Any]:
     """What a process of workers is told."""
     return {
@@ -117,4 +139,5 @@ def worker_spec(
         "in_flight": case.in_flight,
         "workers": list(workers),
         "every_s": every_s,
+        "keys": None if keys is None else str(keys),
     }

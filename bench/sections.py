@@ -35,11 +35,17 @@ class Section:
         return "\n".join([*lines, self.note] if self.note else lines) + "\n"
 
 
+def _with_keys(result: Result) -> Result:
+    """The same, its transport named after both."""
+    named = f"{result['transport']} + keys" if result.get("keys") else result["transport"]
+    return {**result, "transport": named}
+
+
 def push(results: Sequence[Result]) -> list[Section]:
     """ps-echo: the figures, and the limits of the same runs."""
     names = ("MB", "workers", "transport", "in flight", "shards")
     keys = ("mb", "workers", "transport", "in_flight", "shards")
-    cases = [(f"{r['mb']:g}", *(r[key] for key in keys[1:])) for r in results]
+    cases = [(f"{r['mb']:g}", *(r[key] for key in keys[1:])) for r in map(_with_keys, results)]
     figures = (
         "grads_per_s", "gb_per_s", "p50_ms", "p99_ms", "server_cpu_s_per_gb",
         "total_cpu_s_per_gb", "server_rss_mb", "start_s", "join_s", "correct",

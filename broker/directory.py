@@ -14,6 +14,7 @@ from typing import Any
 
 from gradmq.errors import LayoutMismatch, RemoteProtocolError
 from gradmq.layout import Layout
+from gradmq.security.access import Access
 from gradmq.standings import Standings
 from gradmq.wire.messages import (
     Directory,
@@ -55,6 +56,8 @@ class Member:
     pid: int
     session: int
     heard_at: float
+    key: str = ""
+    """That it proved; "" in a run without keys."""
     shard: int | None = None
     incarnation: int = 0
     addresses: tuple[str, ...] = ()
@@ -108,6 +111,8 @@ class Members:
         self.serial = 0
         """Counts the changes of the directory."""
         self.newest_known_release = 0
+        self.access: Access | None = None
+        """None: the run has no keys."""
         self._settings = dict(settings)
         self._incarnation = incarnation
         self._first_session = incarnation * SESSIONS_PER_LIFE
@@ -121,8 +126,25 @@ class Members:
 
     # -- joining ----------------------------------------------------------------------------------
 
-    def on_hello(self, peer: bytes, hello: Hello, now: float) -> list[Tell]:
-        """Welcome a member, or say why not."""
+    def on_access(self, access: Access) -> list[Member]:
+        """Another allow-list: whose key is not on it is gone at once; returns those."""
+        self.access = access
+        self._changed = True  # shards go by it, and have it from the directory
+        revoked = [m for m in self.members.values() if not access.knows(m.key)]
+        for member in revoked:
+            del self.members[member.peer]
+            self._depart(member)
+        return revoked
+
+    def on_hello(self, peer: bytes, hello: Hello, now: float, key: str = "") -> list[Tell]:
+        """Welcome a member, or say why not; ``key`` is the one that it proved."""
+        answers = self._on_hello(peer, hello, now)
+        member = self.members.get(peer)
+        if member is not None:
+            member.key = key
+        return answers
+
+    def _on_hello(self, peer: bytes, hello: Hello, now: float) -> list[Tell]:
         if hello.run is not None and hello.run != self.run:
             text = f"this broker runs {self.run}, not {hello.run}; check the broker's address"
             return [Tell(peer, Refused(reason="run", text=text))]
@@ -359,6 +381,7 @@ class Members:
     def _directory(self, member: Member, now: float) -> Tell:
         member.informed = True
         payload: Payload = ()
+        for_shard = member.role == "ps" and self.access is not None
         if self.layout is not None and not member.knows_layout:
             member.knows_layout = True
             payload = (self.layout.to_bytes(),)
@@ -374,6 +397,7 @@ class Members:
                         incarnation=m.incarnation,
                         addresses=m.addresses,
                         ready=m.ready,
+                        key=m.key,
                     )
                     for m in self.shard_members()
                     if m.addresses
@@ -382,6 +406,8 @@ class Members:
                 horizon=self._horizon,
                 seeder=self._seeder,
                 standings=self.standings.tell(now),
+                allowed=self.access.allowed if for_shard and self.access else (),
+                owners={m.session: m.name for m in self.workers()} if for_shard else {},
                 payload=payload,
             ),
         )

@@ -6,10 +6,12 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import zmq
 
 from gradmq import link
 from gradmq.broker.directory import Member, Members, Tell
@@ -18,6 +20,11 @@ from gradmq.broker.silence import Silence
 from gradmq.broker.status import compose
 from gradmq.durable import next_incarnation, read_number, write_text
 from gradmq.memory_guard import MemoryGuard
+from gradmq.security.access import Access
+from gradmq.security.allow_list import AllowList
+from gradmq.security.gate import Gate
+from gradmq.security.keys import BROKER, load_identity
+from gradmq.security.self_test import prove_closed
 from gradmq.wire.messages import (
     AskReadmit,
     AskRelease,
@@ -64,32 +71,43 @@ class BrokerOptions:
     save_every_s: float
     settings: dict[str, Any]
     """Sent to every member at join: optimizer, staleness, …"""
+    keys: Path | None = None
+    """The keys folder, or the broker's key file with the allow-list beside it."""
 
 
 class BrokerNode:
     """Serves one run until ``stopped`` says so; one thread."""
 
     def __init__(self, options: BrokerOptions) -> None:
-        link.require_closed(options.bind, options.insecure)
+        link.require_closed(options.bind, options.insecure, options.keys is not None)
         self._options = options
+        self._identity = load_identity(options.keys, BROKER, "broker")
+        self._allow_list = AllowList(options.keys) if options.keys else None
         self._evaluations: deque[Evaluated] = deque(maxlen=EVALUATIONS_KEPT)
         self._silence = Silence()
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Listen, write the address to ``broker/address`` in the state folder, and serve.
 
-        Raises SettingsError if the port is taken, CheckpointError if the folder cannot be used.
+        Raises SettingsError if the port is taken or a stranger would get in, CheckpointError if the
+        folder cannot be used.
         """
         options = self._options
         with ExitStack() as stack:
             context = stack.enter_context(link.new_context())
+            self._gate = stack.enter_context(self._guarded(context))
             listener = stack.enter_context(ExitStack())
-            self._socket = listener.enter_context(link.router(context))
+            self._socket = listener.enter_context(link.router(context, self._identity, "broker"))
             port = link.bind(self._socket, options.bind, options.port)
+            if self._gate is not None and self._identity is not None:
+                prove_closed({"broker": self._socket}, self._identity, self._gate)
+            link.say_if_open(options.bind, self._gate is not None)
             incarnation = next_incarnation(options.state / "broker" / "incarnation")
             self._members = Members(
                 options.run, options.shards, incarnation, options.settings, time.monotonic()
             )
+            if self._gate is not None:
+                self._members.on_access(self._gate.access)
             self._releases = Releases(options.shards, options.release_every_s, options.save_every_s)
             self._newest_release = options.state / "broker" / "newest-release"
             self._releases.on_known(read_number(self._newest_release))
@@ -113,16 +131,24 @@ class BrokerNode:
                     listener.close()
                     if not guard.recover():
                         log.error("that did not help; it may hold more from now on")
-                    self._socket = listener.enter_context(link.router(context))
+                    self._socket = listener.enter_context(
+                        link.router(context, self._identity, "broker")
+                    )
                     link.bind_again(self._socket, options.bind, port)
             left = sorted(member.name for member in self._members.members.values())
             if left:
                 log.warning("left while these go on without a broker: %s", ", ".join(left))
 
+    def _guarded(self, context: zmq.Context[link.Socket]) -> AbstractContextManager[Gate | None]:
+        """What lets in only those on the allow-list; nothing in a run without keys."""
+        if self._allow_list is None:
+            return nullcontext()
+        return Gate(context, self._allow_list.read())
+
     def _receive_all(self) -> None:
         for _ in range(256):  # then look at the clock, whoever shouts
             try:
-                received = link.receive(self._socket, prefixes=1)
+                received = link.receive(self._socket, prefixes=1, sender=self._gate is not None)
             except link.BadMessage as error:
                 log.warning("refused a message: %s", error)
                 if error.prefix:
@@ -130,15 +156,30 @@ class BrokerNode:
                 continue
             if received is None:
                 return
-            (peer,), message = received
-            self._on_message(peer, message, time.monotonic())
+            (peer, *sender), message = received
+            key = sender[0].decode() if sender else ""
+            refusal = self._refusal(peer, key, message)
+            if refusal:
+                log.warning("refused a %s: %s", message.KIND, refusal)
+                self._send(peer, Refused(reason="role", text=refusal))
+                continue
+            self._on_message(peer, message, time.monotonic(), key)
 
-    def _on_message(self, peer: bytes, message: Message, now: float) -> None:
+    def _refusal(self, peer: bytes, key: str, message: Message) -> str:
+        """Why the owner of this key may not say this; "" if it may, or there are no keys."""
+        if self._gate is None:
+            return ""
+        member = self._members.members.get(peer)
+        if member is not None and member.key != key:
+            return f"this connection is that of {member.name}"
+        return self._gate.access.refusal("broker", key, message)
+
+    def _on_message(self, peer: bytes, message: Message, now: float, key: str) -> None:
         match message:
             case Renew():
                 self._on_renew(peer, message, now)
             case Hello():
-                self._on_hello(peer, message, now)
+                self._on_hello(peer, message, now, key)
             case Labelled():
                 self._perform(self._releases.on_labelled(message, now))
             case Saved():
@@ -172,9 +213,9 @@ class BrokerNode:
                 if self._members.on_readmit(message.name, now):
                     log.warning("%s is out of quarantine", message.name)
 
-    def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
+    def _on_hello(self, peer: bytes, hello: Hello, now: float, key: str) -> None:
         shards_before = {m.shard: m.incarnation for m in self._members.shard_members()}
-        answers = self._members.on_hello(peer, hello, now)
+        answers = self._members.on_hello(peer, hello, now, key)
         self._releases.on_known(self._members.newest_known_release)
         for answer in answers:
             if isinstance(answer.message, Refused):
@@ -204,6 +245,10 @@ class BrokerNode:
         self._send(peer, Renewed(serial=self._members.serial, manifest=manifest))
 
     def _on_time(self, now: float) -> None:
+        if self._gate is not None and self._allow_list is not None:
+            access = self._allow_list.changed(now)
+            if access is not None:
+                self._on_access(self._gate, access)
         before = {m.peer: m for m in self._members.members.values()}
         self._tell(self._members.on_time(now))
         for peer in before.keys() - self._members.members.keys():
@@ -214,6 +259,13 @@ class BrokerNode:
         versions = self._members.versions() if open_for_releases else None
         followed = any(self._members.followers())
         self._perform(self._releases.on_time(now, versions, followed))
+
+    def _on_access(self, gate: Gate, access: Access) -> None:
+        gate.access = access
+        for member in self._members.on_access(access):
+            log.warning("%s: its key was revoked", member.name)
+            text = f"the key of {member.name} is not on the allow-list any more"
+            self._send(member.peer, Refused(reason="role", text=text))
 
     def status(self, now: float) -> dict[str, Any]:
         return compose(self._members, self._releases, self._evaluations, now)

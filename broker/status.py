@@ -52,7 +52,8 @@ def _shard(members: Members, index: int, now: float) -> dict[str, Any]:
         return {"index": index, "incarnation": 0, "version": 0, "live": False, "applied": 0,
                 "rejected": {}, "parameter_bytes": 0, "pushed_bytes": 0, "lost_updates": 0,
                 "shared": 0, "waiting_for": "to join", "waiting_s": _since(members.began_at, now),
-                "host": "", "pid": 0, "addresses": [], "silent_s": 0.0}  # fmt: skip
+                "host": "", "pid": 0, "addresses": [], "key": "",
+                "silent_s": 0.0}  # fmt: skip
     report = member.report
     tallies = report.get("workers", {}).values()
     return {
@@ -71,6 +72,7 @@ def _shard(members: Members, index: int, now: float) -> dict[str, Any]:
         "host": member.host,
         "pid": member.pid,
         "addresses": list(member.addresses) if live else [],
+        "key": member.key,
         "silent_s": _since(member.heard_at, now),
     }
 

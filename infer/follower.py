@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,7 @@ from gradmq.errors import BrokerAway, Closed, ShardAway
 from gradmq.infer.stream import FollowerThread
 from gradmq.models import bound
 from gradmq.replica import Release
+from gradmq.security.keys import load_identity, why_silent
 from gradmq.wire.messages import Evaluated, Role, Version
 
 if TYPE_CHECKING:
@@ -51,17 +53,28 @@ class Follower:
         name: str | None = None,
         timeout: float = 30.0,
         *,
+        keys: Path | str | None = None,
         role: Role = "follower",
         report: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """``report`` adds to what the broker's status shows of this member."""
+        """``report`` adds to what the broker's status shows of this member.
+
+        ``keys``: in a run with keys, the file with this follower's (role reader or infer), whose
+        name it then has; or the folder with those of all, and ``name``. Raises SettingsError.
+        """
         self._binding = bound(model)
         self._address = address
         self._timeout_s = timeout
         self._more_report = report
         self._installed: Release | None = None
+        identity = load_identity(keys, name or "", "reader", "infer")
         self._io = FollowerThread(
-            address, role, name or "", self._binding.tensors, report=self._report
+            address,
+            role,
+            identity.name if identity else name or "",
+            self._binding.tensors,
+            report=self._report,
+            identity=identity,
         )
         self._opened = False
         self._owner_pid = os.getpid()
@@ -187,8 +200,8 @@ class Follower:
     def _away(self, what: str, waited_s: float) -> BrokerAway | ShardAway:
         if self._io.welcome is None:
             return BrokerAway(
-                f"broker {self._address} did not answer within {waited_s:g} s; is it running "
-                "there? `gradmq broker` starts one"
+                f"broker {self._address} did not answer within {waited_s:g} s; "
+                f"{why_silent(self._io.identity)}; `gradmq broker` starts one"
             )
         return ShardAway(f"{what} waited {waited_s:g} s for {self._io.waiting_for()}")
 

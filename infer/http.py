@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from gradmq.infer.bearer import Bearer
 from gradmq.infer.body import Intake
 from gradmq.infer.error_answers import render_error
 from gradmq.infer.limits import HttpLimits
@@ -43,6 +44,7 @@ def make_app(
     clock: Callable[[], float],
     *,
     limits: HttpLimits | None = None,
+    token: str = "",
     wall_clock: Callable[[], float] = time.time,
 ) -> ASGIApp:
     """The ASGI application that answers for the releases that ``serving`` holds.
@@ -50,6 +52,7 @@ def make_app(
     Models run on ``executor``, whose one thread they never share with the event loop; the caller
     keeps it and shuts it down after the server. ``clock`` is monotonic seconds, the same that
     ``serving`` is told about releases with; ``wall_clock`` is Unix time, for ``created`` fields.
+    With a ``token``, requests must bear it.
     """
     limits = HttpLimits() if limits is None else limits
     node = NodeApi(
@@ -77,7 +80,8 @@ def make_app(
     )
     # A slash too many is an unknown path, not a redirect to a name taken from the Host header.
     app.router.redirect_slashes = False
-    return Stamp(app, node, counts)
+    stamped = Stamp(app, node, counts)
+    return Bearer(stamped, token) if token else stamped
 
 
 async def _answer_unknown_path(request: Request, error: Exception) -> Response:

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 from gradmq import link
 from gradmq.errors import GradmqError, JobError
@@ -19,6 +20,7 @@ from gradmq.infer.http import make_app
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.job import Job
+from gradmq.security.token import read_token
 
 log = logging.getLogger(__name__)
 
@@ -34,24 +36,29 @@ def serve(
     port: int,
     insecure: bool,
     join_timeout_s: float,
+    keys: Path | None,
+    token_file: Path | None,
     stopped: threading.Event,
 ) -> None:
     """Serve until ``stopped``; raises SettingsError, JobError or what ended the follower."""
-    link.require_closed(host, insecure)
+    token = read_token(token_file)
+    link.require_closed(host, insecure, closed=bool(token), remedy="infer.token_file")
     if job.serve is None:
         raise JobError(f"job {job.name} does not say how it is served: give it serve=…")
     serving = Serving()
     failure: list[GradmqError] = []
     executor = ThreadPoolExecutor(1, "gradmq-model")
-    app = make_app(serving, job.name, job.serve(), executor, time.monotonic)
+    app = make_app(serving, job.name, job.serve(), executor, time.monotonic, token=token)
     with HttpServer(app, host, port) as server:
         url = server.url
         log.info("answers at %s", url)
+        link.say_if_open(host, bool(token))
         follower = Follower(
             job.model(),
             broker,
             name or None,
             join_timeout_s,
+            keys=keys,
             role="infer",
             report=lambda: {"url": url},
         )

@@ -13,11 +13,16 @@ from types import TracebackType
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gradmq.errors import SettingsError
 
 #: How long answers under way may take to end once the server is told to stop; whole seconds.
 _GRACE_S = 1
+
+#: From the connection, or the first byte of a later request, to the end of the head; longer than
+#: any client needs, shorter than who opens connections to use them up would like.
+HEAD_S = 10.0
 
 #: How often the event loop looks whether it was told to stop.
 _STOP_POLL_S = 0.05
@@ -120,6 +125,7 @@ class HttpServer:
     async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
         config = uvicorn.Config(
             self._app,
+            http=_Connection,
             log_config=None,
             log_level="warning",
             access_log=False,
@@ -136,6 +142,42 @@ class HttpServer:
             await server.serve(sockets=[listener])
         finally:
             watcher.cancel()
+
+
+class _Connection(HttpToolsProtocol):
+    """A connection that is closed if the head of a request takes too long to come.
+
+    From then on the request has a deadline of its own (``HttpLimits.request_s``).
+    """
+
+    _waiting: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._expect_head()
+
+    def data_received(self, data: bytes) -> None:
+        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
+        if cycle is None or cycle.response_complete:
+            self._expect_head()
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._head_is_over()
+        super().on_headers_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_is_over()
+        super().connection_lost(exc)
+
+    def _expect_head(self) -> None:
+        if self._waiting is None:
+            self._waiting = self.loop.call_later(HEAD_S, self.transport.close)
+
+    def _head_is_over(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
+            self._waiting = None
 
 
 class _Server(uvicorn.Server):

@@ -12,6 +12,7 @@ from gradmq import link
 from gradmq.layout import Layout, Tensor
 from gradmq.member_thread import MemberThread
 from gradmq.replica import Release, Releases
+from gradmq.security.keys import Identity
 from gradmq.wire.messages import (
     Beacon,
     Directory,
@@ -38,9 +39,10 @@ class FollowerThread(MemberThread):
         name: str,
         tensors: Sequence[Tensor],
         report: Callable[[], Mapping[str, Any]],
+        identity: Identity | None = None,
     ) -> None:
         topics = (link.TOPIC_RELEASES, link.TOPIC_BEACONS)
-        super().__init__(broker, topics, with_gradients=False, report=report)
+        super().__init__(broker, topics, with_gradients=False, report=report, identity=identity)
         self.releases: Releases | None = None
         self.newest: Release | None = None
         self._role: Role = role

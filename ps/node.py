@@ -33,6 +33,7 @@ from gradmq.membership import Membership
 from gradmq.memory_guard import MemoryGuard
 from gradmq.ps import checkpoint
 from gradmq.ps.effects import Append, Effect, Publish, Quarantined, Reply, Save, TellBroker
+from gradmq.ps.guard import ShardGuard
 from gradmq.ps.journal.chain import End
 from gradmq.ps.journal.records import Opened
 from gradmq.ps.journal.segments import journal_folder
@@ -45,6 +46,8 @@ from gradmq.ps.shard import Shard
 from gradmq.ps.state import ShardState
 from gradmq.ring import SLOTS as RING_SLOTS
 from gradmq.ring import RingWriter, memory_bytes, own_memory, slot_vectors
+from gradmq.security.access import ps_name
+from gradmq.security.keys import load_identity
 from gradmq.shared_memory import NotShared, SharedMemory, fence, open_segment
 from gradmq.wire.messages import (
     MAX_WINDOW,
@@ -113,18 +116,22 @@ class PsOptions:
     """The release to start from; None: the newest on disk."""
     kept_checkpoints: int
     """How many of the newest stay on disk, and the journal since then; 0: all."""
+    keys: Path | None = None
+    """The keys folder, or this shard's key file."""
 
 
 class PsNode:
     """Serves one shard until ``stopped`` says so; one thread, and one that writes checkpoints."""
 
     def __init__(self, options: PsOptions) -> None:
-        link.require_closed(options.bind, options.insecure)
+        link.require_closed(options.bind, options.insecure, options.keys is not None)
         link.check_address(options.broker)
         if options.shard < 0:
             raise SettingsError(f"--shard is {options.shard}; shards are counted from 0")
         if not 0 <= options.port <= 65_533:
             raise SettingsError(f"--port is {options.port}; use 1 to 65533, three are taken, or 0")
+        self._identity = load_identity(options.keys, ps_name(options.shard), "ps")
+        self._guard: ShardGuard | None = None
         self._options = options
         self._shard: Shard | None = None
         self._layout: Layout | None = None
@@ -143,7 +150,10 @@ class PsNode:
         self._saved_version = 0
 
     def run(self, stopped: Callable[[], bool]) -> None:
-        """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError."""
+        """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError.
+
+        A SettingsError too if a stranger would get in.
+        """
         options = self._options
         folder = checkpoint.shard_folder(options.state, options.shard)
         with _exclusive(folder), ExitStack() as stack:
@@ -152,7 +162,9 @@ class PsNode:
             self._recover()
             self._context = stack.enter_context(link.new_context())
             self._stack = stack
-            self._broker = stack.enter_context(link.dealer(self._context, options.broker))
+            self._broker = stack.enter_context(
+                link.broker(self._context, options.broker, self._identity)
+            )
             self._writer = stack.enter_context(ThreadPoolExecutor(1, "gradmq-checkpoint"))
             self._member = Membership(self._hello)
             self._poller = zmq.Poller()
@@ -209,7 +221,7 @@ class PsNode:
         shard = self._shard
         return Hello(
             role="ps",
-            name=f"ps-{self._options.shard}",
+            name=ps_name(self._options.shard),
             host=link.this_host(),
             pid=os.getpid(),
             run=self._run_name,
@@ -248,12 +260,17 @@ class PsNode:
             self._restored = None
         if journalled:
             self._open_journal(self._shard, layout)
+        if self._identity is not None:
+            self._guard = self._stack.enter_context(ShardGuard(self._context, self._identity))
         self._listeners = self._stack.enter_context(ExitStack())
         ports = [options.port + i if options.port else 0 for i in range(3)]
         self._ports = self._listen(self._shard, ports, link.bind)
+        if self._guard is not None:
+            self._guard.prove_closed(self._pull, self._pub, self._control)
+        link.say_if_open(options.bind, self._guard is not None)
         self._addresses = tuple(f"tcp://{options.advertise}:{port}" for port in self._ports)
         allowed = options.push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES
-        self._guard = self._stack.enter_context(MemoryGuard(allowed))
+        self._memory_guard = self._stack.enter_context(MemoryGuard(allowed))
         self._member.rejoin(time.monotonic())
         log.info("serving %d parameters of shard %d", self._shard.part.size, options.shard)
 
@@ -283,9 +300,11 @@ class PsNode:
         self, shard: Shard, ports: Sequence[int], bind: Callable[[link.Socket, str, int], int]
     ) -> list[int]:
         """Open the three sockets that others connect to; returns their ports."""
-        self._pull = self._listeners.enter_context(link.pull(self._context))
-        self._pub = self._listeners.enter_context(link.publisher(self._context, shard.part.nbytes))
-        self._control = self._listeners.enter_context(link.router(self._context))
+        self._pull = self._listeners.enter_context(link.pull(self._context, self._identity))
+        self._pub = self._listeners.enter_context(
+            link.publisher(self._context, shard.part.nbytes, self._identity)
+        )
+        self._control = self._listeners.enter_context(link.router(self._context, self._identity))
         shard.on_readers(False)
         bound = []
         for socket, port in zip((self._pull, self._pub, self._control), ports, strict=True):
@@ -299,11 +318,11 @@ class PsNode:
         Nothing is lost that the protocol does not repeat: workers ask after their pushes, and
         readers are told by beacons what they missed.
         """
-        log.error("%s: drops all connections", self._guard.trouble())
+        log.error("%s: drops all connections", self._memory_guard.trouble())
         for socket in (self._pull, self._pub, self._control):
             self._poller.unregister(socket)
         self._listeners.close()
-        if not self._guard.recover():
+        if not self._memory_guard.recover():
             log.error("that did not help; it may hold more from now on")
         self._listen(shard, self._ports, link.bind_again)
 
@@ -333,7 +352,7 @@ class PsNode:
             now = time.monotonic()
             self._look_at_leaving(self._shard, now)
             self._perform(self._shard.on_time(now, self._push_waiting()))
-            if self._guard.is_too_much():
+            if self._memory_guard.is_too_much():
                 self._drop_connections(self._shard)
         self._collect_saves()
         news = self._member.news(self._options.broker, time.monotonic())
@@ -394,7 +413,10 @@ class PsNode:
     def _receive_pushes(self, shard: Shard) -> None:
         began = now = time.monotonic()
         for _ in range(PUSHES_PER_PASS):
-            message = link.receive_good(self._pull)
+            if self._guard is None:
+                message = link.receive_good(self._pull)
+            else:
+                message = self._guard.receive_push(self._pull, shard)
             if message is None:
                 break
             if isinstance(message, Push):
@@ -409,16 +431,21 @@ class PsNode:
     def _receive_control(self, shard: Shard) -> None:
         for _ in range(CONTROL_PER_PASS):
             try:
-                received = link.receive(self._control, prefixes=1)
+                received = link.receive(self._control, prefixes=1, sender=self._guard is not None)
             except link.BadMessage as error:
                 log.warning("refused a message: %s", error)
                 if error.prefix:
                     refused = Refused(reason="wire", text=str(error))
-                    link.send(self._control, refused, prefix=error.prefix)
+                    link.send(self._control, refused, prefix=error.prefix[:1])
                 continue
             if received is None:
                 return
-            (peer,), message = received
+            (peer, *sender), message = received
+            refusal = self._guard.refusal(shard, sender, message) if self._guard else ""
+            if refusal:
+                log.warning("refused: %s", refusal)
+                self._perform([Reply(peer, Refused(reason="role", text=refusal))])
+                continue
             self._on_control(shard, peer, message)
 
     def _on_control(self, shard: Shard, peer: bytes, message: Message) -> None:
@@ -510,6 +537,8 @@ class PsNode:
             self._layout = Layout.from_bytes(b"".join(directory.payload))
             assert self._member.welcome is not None
             self._open_shard(self._member.welcome, self._layout)
+        if self._guard is not None:
+            self._guard.on_directory(directory, self._pub)
         if self._shard is not None:
             self._shard.on_directory(directory, now)
 

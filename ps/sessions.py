@@ -54,6 +54,7 @@ class Sessions:
         """Sessions up to there that are not fenced."""
         self._unwritten: deque[tuple[int, Row, int]] = deque()
         """(position in the journal, row, seq) of what was decided and is not on disk yet."""
+        self._owners: Mapping[int, str] = {}
         self._ended: set[int] = set()
         """Sessions that detached and that the directory still lists."""
 
@@ -69,6 +70,7 @@ class Sessions:
         may list such a session again, whose pushes would be decided a second time without its row.
         """
         self._live = frozenset(s for s in directory.sessions if not self.is_fenced(s))
+        self._owners = directory.owners
         if directory.horizon >= self.fenced_up_to:
             self.fenced_up_to = directory.horizon
             self.spared = self._live
@@ -81,6 +83,11 @@ class Sessions:
         if session in self._ended:
             return True
         return session <= self.fenced_up_to and session not in self.spared
+
+    def owner(self, session: int) -> str:
+        """The worker to which it was given; "" if nobody has said that here."""
+        row = self.rows.get(session)
+        return row.name if row is not None else self._owners.get(session, "")
 
     def is_known(self, session: int) -> bool:
         """False while the directory that lists it is still under way."""

@@ -174,6 +174,10 @@ class Shard:
 
     # -- sessions ---------------------------------------------------------------------------------
 
+    def owner(self, session: int) -> str:
+        """The worker to which a session was given, as far as that is known here."""
+        return self._sessions.owner(session)
+
     def on_directory(self, directory: Directory, now: float) -> None:
         """The broker's list of live sessions, who may seed, and who is in quarantine."""
         self._seeder = directory.seeder

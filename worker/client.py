@@ -8,6 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from gradmq.binding import ArrayBinding, Gradients
 from gradmq.errors import BrokerAway, Closed, DrainTimeout, JobError, ShardAway
 from gradmq.layout import Layout
 from gradmq.models import bound
+from gradmq.security.keys import load_identity, why_silent
 from gradmq.wire.codec import array_payload
 from gradmq.wire.messages import Version
 from gradmq.worker.installer import Installer
@@ -92,19 +94,25 @@ class Worker:
         name: str | None = None,
         max_in_flight: int = 2,
         timeout: float = 30.0,
+        *,
+        keys: Path | str | None = None,
     ) -> None:
+        """``keys``: in a run with keys, the file with this worker's, whose name it then has; or the
+        folder with those of all, and ``name``. Raises SettingsError."""
         if max_in_flight < 1:
             raise JobError(f"max_in_flight is {max_in_flight}; it must be at least 1")
         binding = self._binding = bound(model)
         self._address = address
         self._timeout_s = timeout
+        identity = load_identity(keys, name or "", "worker")
         self._io = WorkerThread(
             address,
-            name or "",
+            identity.name if identity else name or "",
             self._binding.tensors,
             max_in_flight,
             initial=lambda layout: Gradients(layout, binding.read()),
             report=self._report,
+            identity=identity,
         )
         self._installer = Installer(binding, self._io)
         self._opened = False
@@ -431,8 +439,8 @@ class Worker:
                 waiting_for = self._io.waiting_for()
                 if self._io.welcome is None:
                     raise BrokerAway(
-                        f"broker {self._address} did not answer within {timeout_s:g} s; is it "
-                        "running there? `gradmq broker` starts one"
+                        f"broker {self._address} did not answer within {timeout_s:g} s; "
+                        f"{why_silent(self._io.identity)}; `gradmq broker` starts one"
                     )
                 raise ShardAway(f"{what} waited {timeout_s:g} s for {waiting_for}")
             return waiting_for

@@ -16,6 +16,7 @@ from gradmq.member_thread import MemberThread
 from gradmq.replica import Replica
 from gradmq.ring import SLOTS as RING_SLOTS
 from gradmq.ring import RingReader, memory_bytes
+from gradmq.security.keys import Identity
 from gradmq.shared_memory import NotShared, fence, open_segment
 from gradmq.wire.codec import array_payload, check_size, payload_crc
 from gradmq.wire.messages import (
@@ -58,8 +59,10 @@ class WorkerThread(MemberThread):
         max_in_flight: int,
         initial: Callable[[Layout], Gradients],
         report: Callable[[], Mapping[str, Any]],
+        identity: Identity | None = None,
     ) -> None:
-        super().__init__(broker, (link.TOPIC_BEACONS,), with_gradients=True, report=report)
+        topics = (link.TOPIC_BEACONS,)
+        super().__init__(broker, topics, with_gradients=True, report=report, identity=identity)
         self.session: Session | None = None
         self.replica: Replica | None = None
         self.slots: GradientSlots | None = None

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ def train(
     data: str | None,
     join_timeout_s: float,
     step_timeout_s: float,
+    keys: Path | None,
     stopped: Callable[[], bool],
 ) -> None:
     """Train until ``stopped``, or until the run asks its workers to finish.
@@ -38,7 +40,7 @@ def train(
     model = job.model()
     loss_function = loss_of(job)
     model.train()
-    worker = Worker(model, broker, name or None, max_in_flight, timeout=join_timeout_s)
+    worker = Worker(model, broker, name or None, max_in_flight, timeout=join_timeout_s, keys=keys)
     worker.open(stopped)
     with ExitStack() as stack:
         stack.push(worker)

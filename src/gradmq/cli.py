@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 
 from gradmq import strict_json
-from gradmq.config import Settings, all_keys, resolve, seconds
+from gradmq.config import Settings, all_keys, keys_of, resolve, seconds
 from gradmq.errors import GradmqError, SettingsError
 
 DEFAULT_PORT = 5550
@@ -43,6 +43,9 @@ JobName = Annotated[str, Parameter(help="A built-in job (lm, fashion-mnist) or a
 Bind = Annotated[str | None, Parameter(help="Address to listen on; default 127.0.0.1.")]
 Advertise = Annotated[
     str | None, Parameter(help="Address told to others, not 0.0.0.0; default: --bind.")
+]
+Keys = Annotated[
+    Path | None, Parameter(help="Keys folder, or this process's key file (`gradmq keys`).")
 ]
 Insecure = Annotated[
     bool | None, Parameter(help="Listen beyond this host, though nothing is checked.", negative="")
@@ -93,6 +96,9 @@ def run(
         Path | None, Parameter(help="Start from a .safetensors or .pth parameter file.")
     ] = None,
     resume: Annotated[Path | None, Parameter(help="Continue the run in this folder.")] = None,
+    keys: Annotated[
+        Path | None, Parameter(help="Keys folder; what is missing in it is made.")
+    ] = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006  (cyclopts reads the default, nobody writes to it)
 ) -> int:
@@ -110,6 +116,7 @@ def run(
         "optimizer.lr": lr,
         "run.data": data,
         "run.name": name,
+        "network.keys": keys,
     }
     return run_job(job, {**chosen, **_pairs(set_)}, config, init, resume)
 
@@ -138,6 +145,7 @@ def broker(
     ] = None,
     bind: Bind = None,
     advertise: Advertise = None,
+    keys: Keys = None,
     insecure: Insecure = None,
     state: State = Path("gradmq-state"),
     config: Config = None,
@@ -151,7 +159,7 @@ def broker(
     def main(stop: StopFlag) -> None:
         settings = _settings(
             config, set_, run__shards=shards, network__port=port, network__bind=bind,
-            network__advertise=advertise, network__insecure=insecure,
+            network__advertise=advertise, network__insecure=insecure, network__keys=keys,
         )  # fmt: skip
         network = settings.network
         options = BrokerOptions(
@@ -165,6 +173,7 @@ def broker(
             release_every_s=settings.run.release_every,
             save_every_s=settings.run.save_every,
             settings=settings.told_to_members(),
+            keys=network.keys,
         )
         BrokerNode(options).run(stop)
 
@@ -181,6 +190,7 @@ def ps(
     ] = 0,
     bind: Bind = None,
     advertise: Advertise = None,
+    keys: Keys = None,
     insecure: Insecure = None,
     state: State = Path("gradmq-state"),
     restore_release: Annotated[
@@ -197,7 +207,7 @@ def ps(
     def main(stop: StopFlag) -> None:
         settings = _settings(
             config, set_, network__bind=bind, network__advertise=advertise,
-            network__insecure=insecure,
+            network__insecure=insecure, network__keys=keys,
         )  # fmt: skip
         network = settings.network
         options = PsOptions(
@@ -211,6 +221,7 @@ def ps(
             push_budget_bytes=settings.ps.push_budget_mb * 1_000_000,
             restore_release=restore_release,
             kept_checkpoints=settings.ps.keep_checkpoints,
+            keys=network.keys,
         )
         PsNode(options).run(stop)
 
@@ -224,6 +235,7 @@ def worker(
     broker: Broker = DEFAULT_BROKER,
     name: Annotated[str, Parameter(help="Name of this worker; default: the broker's choice.")] = "",
     data: Annotated[str | None, Parameter(help="Folder with the job's data.")] = None,
+    keys: Keys = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006
 ) -> int:
@@ -233,7 +245,7 @@ def worker(
     def main(stop: StopFlag) -> None:
         from gradmq.jobs import load
 
-        settings = _settings(config, set_, run__data=data)
+        settings = _settings(config, set_, run__data=data, network__keys=keys)
         loaded = load(job)
         from gradmq.worker.training import train
 
@@ -246,6 +258,7 @@ def worker(
             settings.run.data,
             settings.run.join_timeout,
             settings.worker.step_timeout,
+            settings.network.keys,
             stop,
         )
 
@@ -260,6 +273,10 @@ def infer(
     name: Annotated[str, Parameter(help="Name of this node; default: the broker's choice.")] = "",
     host: Annotated[str | None, Parameter(help="HTTP address; default 127.0.0.1.")] = None,
     port: Annotated[int | None, Parameter(help="HTTP port; 0: any free one.")] = None,
+    token_file: Annotated[
+        Path | None, Parameter(help="File (mode 0600) with a token that requests must bear.")
+    ] = None,
+    keys: Keys = None,
     insecure: Insecure = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006
@@ -271,8 +288,9 @@ def infer(
         from gradmq.jobs import load
 
         settings = _settings(
-            config, set_, infer__host=host, infer__port=port, network__insecure=insecure
-        )
+            config, set_, infer__host=host, infer__port=port, infer__token_file=token_file,
+            network__keys=keys, network__insecure=insecure,
+        )  # fmt: skip
         loaded = load(job)
         from gradmq.infer.node import serve
 
@@ -284,6 +302,8 @@ def infer(
             settings.infer.port,
             settings.network.insecure,
             settings.run.join_timeout,
+            settings.network.keys,
+            settings.infer.token_file,
             stop.event,
         )
 
@@ -294,12 +314,13 @@ def infer(
 def status(
     broker: Broker = DEFAULT_BROKER,
     *,
+    keys: Keys = None,
     json_: Annotated[bool, Parameter("--json", help="Print JSON.", negative="")] = False,
 ) -> int:
     """Show who is in a run, how far it is, and who waits for whom."""
     from gradmq.observer import Observer
 
-    with Observer(broker) as observer:
+    with Observer(broker, _keys(keys)) as observer:
         found = observer.status(timeout=STATUS_TIMEOUT_S)
     if json_:
         print(strict_json.dumps(found))
@@ -317,12 +338,13 @@ def stop(
     timeout: Annotated[
         str, Parameter(help="For workers to finish, and for shards to save.")
     ] = "60s",
+    keys: Keys = None,
 ) -> int:
     """Let all workers of a run finish, then have its last release written to disk."""
     from gradmq.observer import Observer
 
     limit_s = _duration(timeout)
-    with Observer(broker) as observer:
+    with Observer(broker, _keys(keys)) as observer:
         observer.stop_workers("gradmq stop")
         left = observer.wait_for_workers(limit_s)
         if left:
@@ -336,11 +358,12 @@ def readmit(
     worker: Annotated[str, Parameter(help="Name of the worker.")],
     *,
     broker: Broker = DEFAULT_BROKER,
+    keys: Keys = None,
 ) -> int:
     """Let a worker out of quarantine: its pushes are looked at again."""
     from gradmq.observer import Observer
 
-    with Observer(broker) as observer:
+    with Observer(broker, _keys(keys)) as observer:
         observer.readmit(worker)
     print(f"{worker} is let back")
     return 0
@@ -358,6 +381,18 @@ app.command(
     name="bench",
     help="Measure gradmq on this machine, beside what the machine can do.",
 )
+
+
+app.command(
+    "gradmq.security.cli:app",
+    name="keys",
+    help="Make, list and revoke the keys of a run's members.",
+)
+
+
+def _keys(flag: Path | None) -> Path | None:
+    """Of who asks from outside: as given, or from the environment."""
+    return keys_of(flag, os.environ)
 
 
 def _duration(text: str) -> float:

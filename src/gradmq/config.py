@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from gradmq import failpoints
 from gradmq.errors import SettingsError
@@ -32,6 +32,9 @@ def seconds(value: object) -> object:
 
 
 Duration = Annotated[float, BeforeValidator(seconds), Field(gt=0)]
+
+#: As seen from where it was written: processes that are told of it may work elsewhere.
+PathHere = Annotated[Path, AfterValidator(lambda path: path.expanduser().absolute())]
 
 
 class _Section(BaseModel):
@@ -124,6 +127,9 @@ class NetworkSettings(_Section):
         None, ge=0, le=65535,
         description="the broker's port; 0: any free one; unset: 5550, or any with `gradmq run`",
     )  # fmt: skip
+    keys: PathHere | None = Field(
+        None, description="keys folder, or the key file of one process; unset: no keys"
+    )
     insecure: bool = Field(False, description="listen beyond this host although nothing is checked")
     transport: Literal["auto", "shm", "tcp"] = Field(
         "auto",
@@ -137,6 +143,9 @@ class InferSettings(_Section):
 
     host: str = Field("127.0.0.1", description="HTTP address to listen on")
     port: int = Field(0, ge=0, le=65535, description="HTTP port of the first node; 0: any free")
+    token_file: PathHere | None = Field(
+        None, description="file (mode 0600) with a token that every request must bear"
+    )
 
 
 class Settings(BaseModel):
@@ -192,6 +201,11 @@ def resolve(
         return Settings.model_validate(merged)
     except ValidationError as error:
         raise SettingsError(_explain(error)) from None
+
+
+def keys_of(flag: Path | None, environment: Mapping[str, str]) -> Path | None:
+    """``network.keys`` of a command that has no other setting; raises SettingsError."""
+    return resolve({}, None, environment, {"network.keys": flag}).network.keys
 
 
 def all_keys() -> Iterator[tuple[str, str, str, str]]:

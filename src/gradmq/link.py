@@ -18,6 +18,8 @@ from typing import Any
 import zmq
 
 from gradmq.errors import JoinRefused, RemoteProtocolError, SettingsError, WireVersionMismatch
+from gradmq.security.access import Domain
+from gradmq.security.keys import Identity
 from gradmq.wire.codec import PART_BYTES, decode, encode
 from gradmq.wire.messages import Buffer, Message, Publication, ShardEntry
 
@@ -66,18 +68,55 @@ def _common(socket: Socket) -> Socket:
     return socket
 
 
-def dealer(context: zmq.Context[Socket], address: str) -> Socket:
+def _as_client(socket: Socket, identity: Identity | None, server_key: str) -> Socket:
+    """With an identity: encrypted, and only to who holds the other half of ``server_key``."""
+    if identity is not None:
+        socket.setsockopt(zmq.CURVE_SERVERKEY, server_key.encode())
+        socket.setsockopt(zmq.CURVE_PUBLICKEY, identity.key.encode())
+        socket.setsockopt(zmq.CURVE_SECRETKEY, identity.secret.encode())
+    return socket
+
+
+def _as_listener(socket: Socket, identity: Identity | None, domain: Domain) -> Socket:
+    """With an identity: encrypted, and only for whom the gate of this context lets in."""
+    if identity is not None:
+        socket.setsockopt(zmq.CURVE_SERVER, 1)
+        socket.setsockopt(zmq.CURVE_SECRETKEY, identity.secret.encode())
+        socket.setsockopt(zmq.ZAP_DOMAIN, domain.encode())
+        # Without this, and without a domain, libzmq lets in every key when no gate answers.
+        socket.setsockopt(zmq.ZAP_ENFORCE_DOMAIN, 1)
+        # Who was not let in hears nothing and is dropped after this; then it may knock again.
+        socket.setsockopt(zmq.HANDSHAKE_IVL, 2_000)
+    return socket
+
+
+def broker(context: zmq.Context[Socket], address: str, identity: Identity | None) -> Socket:
+    """A control connection to the broker."""
+    return dealer(context, address, identity, identity.broker_key if identity else "")
+
+
+def dealer(
+    context: zmq.Context[Socket],
+    address: str,
+    identity: Identity | None = None,
+    server_key: str = "",
+) -> Socket:
     """A control connection."""
-    socket = _common(context.socket(zmq.DEALER))
+    socket = _as_client(_common(context.socket(zmq.DEALER)), identity, server_key)
     # Nothing is queued for a peer that is not there: requests are repeated, not stored.
     socket.setsockopt(zmq.IMMEDIATE, 1)
     socket.connect(address)
     return socket
 
 
-def push(context: zmq.Context[Socket], address: str) -> Socket:
+def push(
+    context: zmq.Context[Socket],
+    address: str,
+    identity: Identity | None = None,
+    server_key: str = "",
+) -> Socket:
     """Gradients to one shard: a PUSH spreads over its peers, so it has exactly one."""
-    socket = _common(context.socket(zmq.PUSH))
+    socket = _as_client(_common(context.socket(zmq.PUSH)), identity, server_key)
     socket.setsockopt(zmq.IMMEDIATE, 1)
     # The session keeps what is unanswered; a deep queue here would only hide a slow shard.
     socket.setsockopt(zmq.SNDHWM, 64)
@@ -85,38 +124,48 @@ def push(context: zmq.Context[Socket], address: str) -> Socket:
     return socket
 
 
-def subscribe(context: zmq.Context[Socket], address: str, topics: Sequence[bytes]) -> Socket:
+def subscribe(
+    context: zmq.Context[Socket],
+    address: str,
+    topics: Sequence[bytes],
+    identity: Identity | None = None,
+    server_key: str = "",
+) -> Socket:
     """A stream of one shard."""
-    socket = _common(context.socket(zmq.SUB))
+    socket = _as_client(_common(context.socket(zmq.SUB)), identity, server_key)
     for topic in topics:
         socket.setsockopt(zmq.SUBSCRIBE, topic)
     socket.connect(address)
     return socket
 
 
-def router(context: zmq.Context[Socket]) -> Socket:
+def router(
+    context: zmq.Context[Socket], identity: Identity | None = None, domain: Domain = "control"
+) -> Socket:
     """Control requests; not bound yet."""
-    socket = _common(context.socket(zmq.ROUTER))
+    socket = _as_listener(_common(context.socket(zmq.ROUTER)), identity, domain)
     # A peer that is gone is an error at send, not a silent loss.
     socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
     return socket
 
 
-def pull(context: zmq.Context[Socket]) -> Socket:
+def pull(context: zmq.Context[Socket], identity: Identity | None = None) -> Socket:
     """Gradients from all workers; not bound yet."""
-    socket = _common(context.socket(zmq.PULL))
+    socket = _as_listener(_common(context.socket(zmq.PULL)), identity, "gradients")
     socket.setsockopt(zmq.RCVHWM, 64)
     return socket
 
 
-def publisher(context: zmq.Context[Socket], publication_bytes: int) -> Socket:
+def publisher(
+    context: zmq.Context[Socket], publication_bytes: int, identity: Identity | None = None
+) -> Socket:
     """Parameters to all subscribers; not bound yet.
 
     A reader that falls behind loses publications, silently; a beacon tells it, and it fetches.
     """
     # An XPUB hears of subscriptions: what nobody reads need not be copied and summed, and who has
     # just subscribed is told what there is.
-    socket = _common(context.socket(zmq.XPUB))
+    socket = _as_listener(_common(context.socket(zmq.XPUB)), identity, "parameters")
     socket.setsockopt(zmq.XPUB_VERBOSE, 1)
     deep = PUBLICATION_QUEUE_BYTES // max(1, publication_bytes)
     socket.setsockopt(zmq.SNDHWM, max(4, min(1000, deep)))
@@ -153,12 +202,38 @@ def bind_again(socket: Socket, host: str, port: int) -> int:
             time.sleep(0.005)
 
 
-def require_closed(host: str, insecure: bool) -> None:
-    """Refuse to listen beyond this host unless told so (P7); raises SettingsError."""
-    if not insecure and not is_loopback(host):
+def disconnect_all(listener: Socket) -> None:
+    """Drop every connection of a bound socket; who may will come again, past the gate.
+
+    Nobody else can take the port meanwhile but for the moment in which this process waits for it.
+    Raises SettingsError if somebody did.
+    """
+    endpoint = listener.getsockopt(zmq.LAST_ENDPOINT)
+    assert isinstance(endpoint, bytes)
+    host, _, port = endpoint.decode().removeprefix("tcp://").rpartition(":")
+    listener.unbind(endpoint.decode())
+    bind_again(listener, host, int(port))
+
+
+def require_closed(host: str, insecure: bool, closed: bool, remedy: str = "--keys") -> None:
+    """Refuse to listen beyond this host unless strangers are refused (``closed``), or told so.
+
+    P7; raises SettingsError, which names the ``remedy``.
+    """
+    if not (closed or insecure or is_loopback(host)):
         raise SettingsError(
             f"bind address {host} is reachable from other hosts, and nothing checks who connects; "
-            "use 127.0.0.1, or --insecure on a network you trust"
+            f"use 127.0.0.1, {remedy}, or --insecure on a network you trust"
+        )
+
+
+def say_if_open(host: str, closed: bool) -> None:
+    """Log what a role that listens as ``--insecure`` allows is open to."""
+    if not (closed or is_loopback(host)):
+        log.warning(
+            "INSECURE: nothing is encrypted and nobody is checked: whoever reaches %s can do here "
+            "what only members should (docs/security.md)",
+            host,
         )
 
 
@@ -235,15 +310,26 @@ def receive_subscription(publisher: Socket) -> tuple[bytes, bool] | None:
     return change[1:], change[:1] == b"\x01"
 
 
-def receive(socket: Socket, *, prefixes: int = 0) -> tuple[list[bytes], Message] | None:
+def receive(
+    socket: Socket, *, prefixes: int = 0, sender: bool = False
+) -> tuple[list[bytes], Message] | None:
     """The next message and what precedes its header, or None if there is none.
 
+    With ``sender`` the last of what precedes is the public key that its connection has proved.
     Raises RemoteProtocolError with ``.prefix`` set, so that the peer can be told.
     """
     events = socket.getsockopt(zmq.EVENTS)
     if not (isinstance(events, int) and events & zmq.POLLIN):
         return None
-    prefix = [socket.recv(zmq.DONTWAIT)]
+    if sender:
+        try:
+            first = socket.recv(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            # What woke us was the key of a new connection, of which nothing else has come yet.
+            return None
+        key, prefix = str(first.get("User-Id")).encode(), [first.bytes]
+    else:
+        prefix = [socket.recv(zmq.DONTWAIT)]
     # What is small comes as bytes, parts as they lie in the library's memory.
     while len(prefix) <= prefixes and socket.getsockopt(zmq.RCVMORE):
         prefix.append(socket.recv(zmq.DONTWAIT))
@@ -253,6 +339,8 @@ def receive(socket: Socket, *, prefixes: int = 0) -> tuple[list[bytes], Message]
         frame = socket.recv(zmq.DONTWAIT, copy=False)
         frames.append(frame.buffer)
         more = frame.more
+    if sender:
+        prefix.append(key)
     try:
         return prefix, decode(frames)
     except RemoteProtocolError as error:
@@ -315,9 +403,14 @@ class ShardLinks:
     """The connections of a worker or follower, opened and moved as the directory says."""
 
     def __init__(
-        self, context: zmq.Context[Socket], topics: Sequence[bytes], with_gradients: bool
+        self,
+        context: zmq.Context[Socket],
+        topics: Sequence[bytes],
+        with_gradients: bool,
+        identity: Identity | None = None,
     ) -> None:
         self._context = context
+        self._identity = identity
         self._topics = topics
         self._with_gradients = with_gradients
         self.by_shard: dict[int, ShardLink] = {}
@@ -334,11 +427,23 @@ class ShardLinks:
         for link in self.by_shard.values():
             link.close()
 
-    def follow(self, entries: Sequence[ShardEntry]) -> None:
-        """Connect to what is new or has moved."""
+    def follow(self, entries: Sequence[ShardEntry], all_listed: bool) -> None:
+        """Connect to what is new or has moved.
+
+        With keys, leave a shard that is not listed where all must be: its key may be revoked.
+        Raises JoinRefused if a shard is listed without a key.
+        """
+        if self._identity is not None and all_listed:
+            for index in self.by_shard.keys() - {entry.index for entry in entries}:
+                self.by_shard.pop(index).close()
         for entry in entries:
+            if self._identity is not None and not entry.key:
+                raise JoinRefused(f"shard {entry.index} has no key: it is not of a run with keys")
             link = self.by_shard.get(entry.index)
-            if link is not None and link.entry.addresses == entry.addresses:
+            if link is not None and (link.entry.addresses, link.entry.key) == (
+                entry.addresses,
+                entry.key,
+            ):
                 link.entry = entry
                 continue
             if link is not None:
@@ -349,9 +454,10 @@ class ShardLinks:
 
     def _open(self, entry: ShardEntry) -> ShardLink:
         gradients, parameters, control = entry.addresses
+        proof = (self._identity, entry.key)
         return ShardLink(
             entry,
-            subscribe(self._context, parameters, self._topics),
-            dealer(self._context, control),
-            push(self._context, gradients) if self._with_gradients else None,
+            subscribe(self._context, parameters, self._topics, *proof),
+            dealer(self._context, control, *proof),
+            push(self._context, gradients, *proof) if self._with_gradients else None,
         )

@@ -32,6 +32,7 @@ from gradmq.errors import (
 from gradmq.layout import Layout
 from gradmq.membership import Membership
 from gradmq.replica import AskShard
+from gradmq.security.keys import Identity
 from gradmq.wire.codec import joined
 from gradmq.wire.messages import (
     Beacon,
@@ -68,8 +69,10 @@ class MemberThread(threading.Thread):
         topics: Sequence[bytes],
         with_gradients: bool,
         report: Callable[[], Mapping[str, Any]],
+        identity: Identity | None = None,
     ) -> None:
         super().__init__(name="gradmq-io", daemon=True)
+        self.identity = identity
         self.lock = threading.Condition()
         self.error: GradmqError | None = None
         self.welcome: Welcome | None = None
@@ -216,8 +219,8 @@ class MemberThread(threading.Thread):
 
     def _serve(self, context: zmq.Context[link.Socket]) -> None:
         with (
-            link.dealer(context, self.broker_address) as broker,
-            link.ShardLinks(context, self._topics, self._with_gradients) as links,
+            link.broker(context, self.broker_address, self.identity) as broker,
+            link.ShardLinks(context, self._topics, self._with_gradients, self.identity) as links,
         ):
             self.broker, self.links = broker, links
             self._poller = zmq.Poller()
@@ -296,7 +299,7 @@ class MemberThread(threading.Thread):
                 case Directory():
                     self.member.on_directory(message, now)
                     self.directory = message
-                    self.links.follow(message.shards)
+                    self.links.follow(message.shards, message.phase != "waiting")
                     self.on_directory(message, now)
                 case Renewed():
                     self.member.on_renewed(message, now)

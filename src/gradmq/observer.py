@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -12,6 +13,7 @@ from gradmq import link
 from gradmq.errors import BrokerAway, SettingsError, ShardAway
 from gradmq.layout import Layout
 from gradmq.replica import FETCH_AGAIN_S
+from gradmq.security.keys import Identity, load_operator, why_silent
 from gradmq.wire.codec import joined
 from gradmq.wire.messages import (
     AskReadmit,
@@ -33,14 +35,18 @@ ASK_AGAIN_S = 0.5
 
 
 class Observer:
-    """A connection to a broker; for one thread."""
+    """A connection to a broker; for one thread.
 
-    def __init__(self, address: str) -> None:
+    ``keys``: in a run with keys, a key file, or the folder with the broker's; raises SettingsError.
+    """
+
+    def __init__(self, address: str, keys: Path | None = None) -> None:
         self._address = link.check_address(address)
+        self.identity = load_operator(keys)
 
     def __enter__(self) -> Observer:
         self._context = link.new_context()
-        self._broker = link.dealer(self._context, self._address)
+        self._broker = link.broker(self._context, self._address, self.identity)
         return self
 
     def __exit__(
@@ -134,12 +140,16 @@ class Observer:
             if isinstance(message, Refused):
                 raise BrokerAway(f"broker {self._address}: {message.text}")
         raise BrokerAway(
-            f"broker {self._address} did not answer within {timeout_s:g} s; is it running there?"
+            f"broker {self._address} did not answer within {timeout_s:g} s; "
+            f"{why_silent(self.identity)}"
         )
 
 
 def fetch_parameters(
-    status: dict[str, Any], layout: Layout, timeout: float = 10.0
+    status: dict[str, Any],
+    layout: Layout,
+    timeout: float = 10.0,
+    identity: Identity | None = None,
 ) -> list[Publication]:
     """The newest parameters of every shard in ``status``, exactly as the shards have them now.
 
@@ -148,7 +158,8 @@ def fetch_parameters(
     deadline = time.monotonic() + timeout
     with link.new_context() as context:
         return [
-            _fetch(context, status["run"], layout, shard, deadline) for shard in status["shards"]
+            _fetch(context, status["run"], layout, shard, deadline, identity)
+            for shard in status["shards"]
         ]
 
 
@@ -158,12 +169,13 @@ def _fetch(
     layout: Layout,
     shard: dict[str, Any],
     deadline: float,
+    identity: Identity | None,
 ) -> Publication:
     index = int(shard["index"])
     if not shard["addresses"]:
         raise ShardAway(f"shard {index} is not there: it waits {shard['waiting_for']}")
     control = shard["addresses"][2]
-    with link.dealer(context, control) as socket:
+    with link.dealer(context, control, identity, shard["key"]) as socket:
         send_at = 0.0
         while (now := time.monotonic()) < deadline:
             if now >= send_at:

@@ -46,17 +46,24 @@ def bench(*words: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-def test_push_prints_all_figures_and_finds_the_parameters_right(transport: str) -> None:
+@pytest.mark.parametrize(
+    ("transport", "keys"), [*((transport, []) for transport in TRANSPORTS), ("tcp", ["--keys"])]
+)
+def test_push_prints_all_figures_and_finds_the_parameters_right(
+    transport: str, keys: list[str]
+) -> None:
     done = bench(
         "push", "--mb", 0.1, "--workers", 2, "--seconds", 0.5, "--warmup", 0.2,
-        "--transport", transport, "--json",
+        "--transport", transport, "--json", *keys,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     *_, last = done.stdout.splitlines()
     assert "SGD loop" in done.stdout
     found = json.loads(last)
-    assert found.keys() == FLOATS | {"workers", "transport", "in_flight", "shards", "correct"}
+    words = {"workers", "transport", "in_flight", "shards", "keys", "correct"}
+    assert found.keys() == FLOATS | words
+    assert found["keys"] is bool(keys)
+    assert ("tcp + keys" in done.stdout) is bool(keys)
     assert found["correct"] is True
     assert all(isinstance(found[key], float) and found[key] > 0 for key in FLOATS)
     assert (found["workers"], found["in_flight"], found["shards"]) == (2, 1, 1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Annotated
 from cyclopts import App, Parameter, validators
 
 from gradmq import strict_json
+from gradmq.config import keys_of
 from gradmq.errors import SettingsError
 from gradmq.history.moves import HEADING, Move, Share, moves, shares
 from gradmq.history.rebuild import Target, rebuild
@@ -85,6 +87,9 @@ def rollback(
     *,
     to: Annotated[str, Parameter(help="release:12, which all shards have on disk.")],
     timeout: Annotated[float, Parameter(help="Seconds.", validator=validators.Number(gt=0))] = 60.0,
+    keys: Annotated[
+        Path | None, Parameter(help="Keys folder, or this process's key file (`gradmq keys`).")
+    ] = None,
 ) -> int:
     """Have a live run go back: a new release with the contents of an old one."""
     from gradmq.observer import Observer
@@ -92,7 +97,7 @@ def rollback(
     target = Target.parse(to)
     if target.release is None:
         raise SettingsError(f"--to {to}: a run goes back to a release; write release:12")
-    with Observer(broker) as observer:
+    with Observer(broker, keys_of(keys, os.environ)) as observer:
         made = observer.roll_back(target.release, timeout)
     print(f"release {made} holds what release {target.release} held; older gradients are refused")
     return 0

@@ -22,9 +22,10 @@ from gradmq.models import bound
 from gradmq.observer import Observer, fetch_parameters
 from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Bounded, Unbounded
-from gradmq.run.local import start_broker, start_shard, start_shards
+from gradmq.run.local import prepare_keys, start_broker, start_shard, start_shards
 from gradmq.run.release_zero import write_release_0
 from gradmq.run.roles import RoleProcess, end_all
+from gradmq.security.keys import load_operator
 from gradmq.wire.codec import payload_chunks
 from gradmq.wire.messages import Version
 
@@ -38,8 +39,9 @@ class LocalCluster:
     """A broker and ``shards`` parameter servers, as real processes that end with this one.
 
     ``model`` (a torch module, or a dict of numpy float32 arrays) gives the first parameters and is
-    not changed. ``settings`` takes any setting by its dotted key. Raises RoleFailed or ShardAway
-    if the processes do not come up. Everything is kept in a temporary folder, which goes at the
+    not changed. ``settings`` takes any setting by its dotted key; with ``network.keys`` the shards'
+    keys are made in that folder, if they are not there. Raises RoleFailed or ShardAway if the
+    processes do not come up. Everything is kept in a temporary folder, which goes at the
     end, unless ``folder`` names another. For one thread. It closes when it is dropped or the
     program ends, if not before; after a fork the child's copy raises Closed.
     """
@@ -94,6 +96,8 @@ class LocalCluster:
 
     def _start(self, folder: Path) -> None:
         settings = resolve({}, None, {}, {**self._settings, "run.shards": self._shards})
+        self._keys = settings.network.keys
+        prepare_keys(self._keys, shards=self._shards)
         self._settings_file = folder / "settings.toml"
         folder.mkdir(parents=True, exist_ok=True)
         self._settings_file.write_text(settings.to_toml())
@@ -129,7 +133,7 @@ class LocalCluster:
     def status(self) -> dict[str, Any]:
         """The structure of ``gradmq status --json``; raises BrokerAway."""
         self._require_open()
-        with Observer(self._address) as observer:
+        with Observer(self._address, self._keys) as observer:
             return observer.status()
 
     def parameters(self, timeout: float = 10.0) -> dict[str, npt.NDArray[np.float32]]:
@@ -163,7 +167,8 @@ class LocalCluster:
     def _fetch(
         self, timeout: float
     ) -> tuple[dict[str, npt.NDArray[np.float32]], tuple[Version, ...]]:
-        publications = fetch_parameters(self.status(), self._layout, timeout)
+        identity = load_operator(self._keys)
+        publications = fetch_parameters(self.status(), self._layout, timeout, identity)
         chunks = [payload_chunks(publication.payload) for publication in publications]
         vectors = whole_tensors(self._layout, chunks)
         values = {

@@ -6,10 +6,12 @@ import json
 import threading
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from gradmq.job import Job
+from gradmq.security.token import read_token
 from gradmq.serve import TextModel
 from gradmq.view.summary import Completion
 
@@ -20,9 +22,13 @@ ANSWER_S = 20.0
 class Completions:
     """Asks the inference node once when it first serves and once at the end, beside the screen."""
 
-    def __init__(self, job: Job | None) -> None:
+    def __init__(self, job: Job | None, token_file: Path | None) -> None:
         spec = job.serve() if job is not None and job.serve is not None else None
         self.prompt = spec.sample_prompt if isinstance(spec, TextModel) else ""
+        token = read_token(token_file)
+        self._headers = {"content-type": "application/json"}
+        if token:
+            self._headers["authorization"] = f"Bearer {token}"
         self._model = job.name if job is not None else ""
         self._thread: threading.Thread | None = None
         self._first: Completion | None = None
@@ -64,7 +70,7 @@ class Completions:
         body = {"model": self._model, "prompt": self.prompt, "max_tokens": TOKENS, "seed": 0,
                 "temperature": 0.5}  # fmt: skip
         request = urllib.request.Request(  # noqa: S310  (the node's own http address)
-            f"{url}/v1/completions", json.dumps(body).encode(), {"content-type": "application/json"}
+            f"{url}/v1/completions", json.dumps(body).encode(), self._headers
         )
         try:
             with urllib.request.urlopen(request, timeout=ANSWER_S) as answer:  # noqa: S310

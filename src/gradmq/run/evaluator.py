@@ -39,6 +39,7 @@ def evaluate(
     data: str | None,
     every_s: float,
     join_timeout_s: float,
+    keys: Path | None,
     stopped: Callable[[], bool],
 ) -> None:
     """Judge the release the run began with, then the newest every ``every_s`` seconds.
@@ -51,7 +52,7 @@ def evaluate(
     first = saved_release(model, state, shards)
     metrics = judge(job, first, context)
     keeper = _Best(job, best)
-    with Follower(model, broker, "evaluator", join_timeout_s) as follower:
+    with Follower(model, broker, "evaluator", join_timeout_s, keys=keys) as follower:
         beginning = FollowedRelease(0, (), 0.0)
         follower.report_evaluation(beginning, metrics)
         keeper.offer(0, metrics, first)
@@ -135,6 +136,7 @@ def main() -> int:
             settings.run.data,
             settings.run.evaluate_every,
             settings.run.join_timeout,
+            settings.network.keys,
             stop,
         )
 

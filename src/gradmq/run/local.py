@@ -3,13 +3,34 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from gradmq.errors import RoleFailed
 from gradmq.run.roles import RoleProcess, flags
+from gradmq.security.access import ps_name
+from gradmq.security.keys import ensure
+from gradmq.wire.messages import KeyRole
 
 #: A broker that does not listen by then will not.
 LISTEN_S = 15.0
+
+
+def prepare_keys(
+    keys: Path | None, shards: int, workers: Sequence[str] = (), readers: Sequence[str] = ()
+) -> None:
+    """Have a key in the folder for everyone who is about to be started; raises SettingsError.
+
+    ``readers`` follow releases and say what they found: inference nodes, the evaluator.
+    """
+    if keys is None:
+        return
+    roles: dict[str, KeyRole] = {ps_name(i): "ps" for i in range(shards)}
+    for name in workers:
+        roles[name] = "worker"
+    for name in readers:
+        roles[name] = "infer"
+    ensure(keys, roles)
 
 
 def start_broker(

@@ -24,13 +24,15 @@ from gradmq.observer import Observer
 from gradmq.run.completion import Completions
 from gradmq.run.ending import Ending
 from gradmq.run.folder import RunFolder
-from gradmq.run.local import start_broker, start_shards
+from gradmq.run.local import prepare_keys, start_broker, start_shards
 from gradmq.run.roles import THREAD_VARIABLES, RoleProcess, end_all, flags
 from gradmq.view.screen import Screen
 from gradmq.view.summary import run_end
 from gradmq.view.table import Progress
 
 log = logging.getLogger(__name__)
+
+EVALUATOR = "evaluator"
 
 #: The status is asked for, and the screen drawn, this often.
 LOOK_EVERY_S = 0.25
@@ -111,7 +113,7 @@ class _Run:
         return needed
 
     def _is_needed(self, role: str) -> bool:
-        if role == "evaluator":  # without it, a run that ends by a metric would never end
+        if role == EVALUATOR:  # without it, a run that ends by a metric would never end
             settings = self.settings.run
             return bool(settings.until or settings.patience or self.job.stop)
         return role == "broker" or role.startswith("ps-")
@@ -182,8 +184,8 @@ def _show(run: _Run) -> int:
     """Watch a run that only serves; nothing is trained, nothing saved."""
     nothing_ends_it = Ending(RunSettings.model_construct(), False, None)
     with (
-        Observer(run.broker_address) as observer,
-        Completions(None) as completions,
+        Observer(run.broker_address, run.settings.network.keys) as observer,
+        Completions(None, None) as completions,
         Screen() as screen,
     ):
         _, failure = _watch(run, observer, nothing_ends_it, screen, completions)
@@ -225,34 +227,39 @@ def _start(run: _Run, restore: int | None, training: bool) -> None:
     """Start all roles; the order does not matter, everyone waits for whom they need."""
     settings, folder, job = run.settings, run.folder, run.job_name
     logs = folder.path / "logs"
+    workers = settings.run.workers if training else 0
+    names = [f"worker-{i + 1}" for i in range(workers)]
+    nodes = [f"infer-{i + 1}" for i in range(settings.run.infer)]
+    readers = [*nodes, EVALUATOR]
+    prepare_keys(settings.network.keys, settings.run.shards, names, readers)
     broker, address = start_broker(folder.path, folder.settings, folder.name, settings.network.port)
     run.roles.append(broker)
     run.broker_address = address
     run.roles += start_shards(folder.path, folder.settings, address, settings.run.shards, restore)
-    workers = settings.run.workers if training else 0
     threads = settings.worker.threads or max(1, (os.cpu_count() or 1) // max(1, workers))
     common = {"broker": address, "config": folder.settings}
-    for i in range(workers):
-        name = f"worker-{i + 1}"
+    for name in names:
         arguments = [job, *flags({"name": name, **common})]
         log_file = logs / f"{name}.log"
         run.roles.append(RoleProcess(name, "gradmq.worker", arguments, log_file, threads))
     if run.job.serve is not None:
-        for i in range(settings.run.infer):
-            name = f"infer-{i + 1}"
+        for i, name in enumerate(nodes):
             port = settings.infer.port + i if settings.infer.port else 0
             arguments = [job, *flags({"name": name, "port": port, **common})]
             run.roles.append(RoleProcess(name, "gradmq.infer", arguments, logs / f"{name}.log"))
     if run.job.evaluate is not None and training:
         arguments = [job, address, str(folder.path)]
-        log_file = logs / "evaluator.log"
-        run.roles.append(RoleProcess("evaluator", "gradmq.run.evaluator", arguments, log_file))
+        log_file = logs / f"{EVALUATOR}.log"
+        run.roles.append(RoleProcess(EVALUATOR, "gradmq.run.evaluator", arguments, log_file))
 
 
 def _train(run: _Run, ending: Ending) -> int:
     """From the first look to the summary; raises what ended the run badly."""
     screen = Screen(run.job.higher_is_better)
-    with Observer(run.broker_address) as observer, Completions(run.job) as completions:
+    with (
+        Observer(run.broker_address, run.settings.network.keys) as observer,
+        Completions(run.job, run.settings.infer.token_file) as completions,
+    ):
         with screen:
             reason, failure = _watch(run, observer, ending, screen, completions)
             trained_s = ending.trained_s(time.monotonic())

@@ -13,6 +13,7 @@ from typing import Literal, get_args
 
 from gradmq.wire.messages import (
     AllowedKey,
+    AskReadmit,
     AskRelease,
     AskStatus,
     AskStop,
@@ -50,10 +51,10 @@ _MEMBER = frozenset({Hello, Renew, Goodbye, AskStatus})
 MAY_SAY: Mapping[Domain, Mapping[KeyRole, frozenset[type[Message]]]] = {
     "broker": {
         "worker": _MEMBER,
-        "ps": _MEMBER | {Labelled, Saved},
+        "ps": _MEMBER | {Labelled, Saved, AskRelease},
         "infer": _MEMBER | {Evaluated},
         "reader": _MEMBER,
-        "broker": frozenset({AskStatus, AskRelease, AskStop}),
+        "broker": frozenset({AskStatus, AskRelease, AskStop, AskReadmit}),
     },
     "gradients": {"worker": frozenset({Push})},
     "parameters": {"worker": frozenset(), "infer": frozenset(), "reader": frozenset()},
@@ -110,6 +111,8 @@ class Access:
                 return _refuse_hello(entry, message)
             case Attach() if message.name != entry.name:
                 return f"the key is that of {entry.name}, not of {message.name!r}"
+            case AskRelease() if entry.role == "ps" and message.contents_of is not None:
+                return f"{entry.name} has a key of role ps, to which going back is closed"
             case Labelled() | Saved() if entry.name != ps_name(message.shard):
                 return f"the key is that of {entry.name}, not of shard {message.shard}"
             case _:

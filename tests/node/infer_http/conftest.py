@@ -44,14 +44,14 @@ ServeNode = Callable[..., Node]
 
 @contextlib.contextmanager
 def running_node(
-    name: str, spec: TensorModel | TextModel, limits: HttpLimits | None = None
+    name: str, spec: TensorModel | TextModel, limits: HttpLimits | None = None, token: str = ""
 ) -> Iterator[Node]:
     serving = Serving()
     stop = threading.Event()
     with ThreadPoolExecutor(1) as executor, contextlib.ExitStack() as cleanup:
         # Starts its thread now: it belongs to this node, not to the test that asks first.
         executor.submit(int).result()
-        app = make_app(serving, name, spec, executor, time.monotonic, limits=limits)
+        app = make_app(serving, name, spec, executor, time.monotonic, limits=limits, token=token)
         server = cleanup.enter_context(HttpServer(app, "127.0.0.1", 0))
         thread = threading.Thread(target=server.serve_until, args=(stop,))
         thread.start()

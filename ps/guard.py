@@ -1,0 +1,103 @@
+"""What keeps strangers out of a shard: its gate, and a look at the key behind every message.
+
+The allow-list is the broker's; it comes with the directory, and what was revoked is refused from
+then on. A run without keys has no guard, and pays nothing for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from types import TracebackType
+
+import zmq
+
+from gradmq import link
+from gradmq.ps.shard import Shard
+from gradmq.security.access import Access, Domain
+from gradmq.security.gate import Gate
+from gradmq.security.keys import Identity
+from gradmq.security.self_test import prove_closed
+from gradmq.wire.messages import Directory, Fetch, Message
+
+log = logging.getLogger(__name__)
+
+#: Refused pushes that are read in one go: then the shard looks at its other sockets.
+PASSED_OVER = 64
+
+
+class ShardGuard:
+    """Guards the three sockets of one shard while the ``with`` block lasts; for one thread."""
+
+    def __init__(self, context: zmq.Context[link.Socket], identity: Identity) -> None:
+        self._identity = identity
+        self._gate = Gate(context, Access())  # nobody, until the broker says whom
+
+    def __enter__(self) -> ShardGuard:
+        self._gate.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._gate.close()
+
+    def prove_closed(
+        self, gradients: link.Socket, parameters: link.Socket, control: link.Socket
+    ) -> None:
+        """Raises SettingsError if one of them lets a stranger in."""
+        listeners = {"gradients": gradients, "parameters": parameters, "control": control}
+        prove_closed(listeners, self._identity, self._gate)
+
+    def on_directory(self, directory: Directory, parameters: link.Socket) -> None:
+        """Go by the newest list; raises SettingsError if ``parameters`` cannot listen any more.
+
+        What a revoked key says is not heard. What it hears ends with its connection, and libzmq
+        cannot end one alone: all subscribers lose theirs, and those who may come back at once.
+        """
+        before, now = self._gate.access, Access(directory.allowed)
+        self._gate.access = now
+        gone = [
+            entry.name
+            for entry in before.allowed
+            if before.may_connect("parameters", entry.key)
+            and not now.may_connect("parameters", entry.key)
+        ]
+        if gone:
+            log.warning("revoked: %s; all subscribers connect anew", ", ".join(gone))
+            link.disconnect_all(parameters)
+
+    def receive_push(self, gradients: link.Socket, shard: Shard) -> Message | None:
+        """The next message of the gradient socket that may be heard; others are passed over."""
+        for _ in range(PASSED_OVER):
+            try:
+                received = link.receive(gradients, sender=True)
+            except link.BadMessage as error:
+                log.warning("ignored a message: %s", error)
+                continue
+            if received is None:
+                return None
+            sender, message = received
+            refusal = self._refusal("gradients", shard, sender, message)
+            if not refusal:
+                return message
+            log.warning("ignored a %s: %s", message.KIND, refusal)
+        return None
+
+    def refusal(self, shard: Shard, sender: Sequence[bytes], message: Message) -> str:
+        """Why what came over the control socket is not heard; "" if it is."""
+        return self._refusal("control", shard, sender, message)
+
+    def _refusal(
+        self, domain: Domain, shard: Shard, sender: Sequence[bytes], message: Message
+    ) -> str:
+        access, key = self._gate.access, sender[0].decode()
+        refusal = access.refusal(domain, key, message)
+        session = getattr(message, "session", None)
+        if refusal or session is None or isinstance(message, Fetch):  # who fetches changes nothing
+            return refusal
+        owner, name = shard.owner(session), access.name_of(key)
+        return "" if owner in ("", name) else f"session {session} is {owner}'s, not {name}'s"
