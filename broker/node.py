@@ -55,6 +55,9 @@ ALLOWED_BYTES = 256 << 20
 
 EVALUATIONS_KEPT = 256
 
+#: Who was revoked is told so, and then cut off.
+DROP_S = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class BrokerOptions:
@@ -83,6 +86,8 @@ class BrokerNode:
         self._options = options
         self._identity = load_identity(options.keys, BROKER, "broker")
         self._allow_list = AllowList(options.keys) if options.keys else None
+        self._drop_at = float("inf")
+        """When the connections of revoked keys end, and for a moment everybody's."""
         self._evaluations: deque[Evaluated] = deque(maxlen=EVALUATIONS_KEPT)
         self._silence = Silence()
 
@@ -248,7 +253,11 @@ class BrokerNode:
         if self._gate is not None and self._allow_list is not None:
             access = self._allow_list.changed(now)
             if access is not None:
-                self._on_access(self._gate, access)
+                self._on_access(self._gate, access, now)
+            if now >= self._drop_at:
+                # libzmq cannot end the connections of one peer: those who may come back at once.
+                self._drop_at = float("inf")
+                link.disconnect_all(self._socket)
         before = {m.peer: m for m in self._members.members.values()}
         self._tell(self._members.on_time(now))
         for peer in before.keys() - self._members.members.keys():
@@ -260,7 +269,9 @@ class BrokerNode:
         followed = any(self._members.followers())
         self._perform(self._releases.on_time(now, versions, followed))
 
-    def _on_access(self, gate: Gate, access: Access) -> None:
+    def _on_access(self, gate: Gate, access: Access, now: float) -> None:
+        if access.revoked_since(gate.access):
+            self._drop_at = now + DROP_S
         gate.access = access
         for member in self._members.on_access(access):
             log.warning("%s: its key was revoked", member.name)

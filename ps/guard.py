@@ -7,7 +7,7 @@ then on. A run without keys has no guard, and pays nothing for it.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 
 import zmq
@@ -52,23 +52,18 @@ class ShardGuard:
         listeners = {"gradients": gradients, "parameters": parameters, "control": control}
         prove_closed(listeners, self._identity, self._gate)
 
-    def on_directory(self, directory: Directory, parameters: link.Socket) -> None:
-        """Go by the newest list; raises SettingsError if ``parameters`` cannot listen any more.
+    def on_directory(self, directory: Directory, listeners: Iterable[link.Socket]) -> None:
+        """Go by the newest list; raises SettingsError if one of these cannot listen any more.
 
-        What a revoked key says is not heard. What it hears ends with its connection, and libzmq
-        cannot end one alone: all subscribers lose theirs, and those who may come back at once.
+        What a revoked key says is not heard from now on. What it hears ends with its connections,
+        and libzmq cannot end those of one peer: all lose theirs, and those who may come back.
         """
-        before, now = self._gate.access, Access(directory.allowed)
-        self._gate.access = now
-        gone = [
-            entry.name
-            for entry in before.allowed
-            if before.may_connect("parameters", entry.key)
-            and not now.may_connect("parameters", entry.key)
-        ]
+        before, self._gate.access = self._gate.access, Access(directory.allowed)
+        gone = self._gate.access.revoked_since(before)
         if gone:
-            log.warning("revoked: %s; all subscribers connect anew", ", ".join(gone))
-            link.disconnect_all(parameters)
+            log.warning("revoked: %s; everybody connects anew", ", ".join(gone))
+            for listener in listeners:
+                link.disconnect_all(listener)
 
     def receive_push(self, gradients: link.Socket, shard: Shard) -> Message | None:
         """The next message of the gradient socket that may be heard; others are passed over."""

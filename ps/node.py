@@ -538,7 +538,7 @@ class PsNode:
             assert self._member.welcome is not None
             self._open_shard(self._member.welcome, self._layout)
         if self._guard is not None:
-            self._guard.on_directory(directory, self._pub)
+            self._guard.on_directory(directory, (self._pull, self._pub, self._control))
         if self._shard is not None:
             self._shard.on_directory(directory, now)
 

@@ -203,7 +203,7 @@ def bind_again(socket: Socket, host: str, port: int) -> int:
 
 
 def disconnect_all(listener: Socket) -> None:
-    """Drop every connection of a bound socket; who may will come again, past the gate.
+    """Drop every connection of a bound socket, with what is queued on it; who may comes again.
 
     Nobody else can take the port meanwhile but for the moment in which this process waits for it.
     Raises SettingsError if somebody did.

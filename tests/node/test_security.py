@@ -50,7 +50,7 @@ pytestmark = pytest.mark.e2e
 
 SIZE = 300_000  # several parts: a push reaches a shard piece by piece
 #: Who takes part in one test each. They are allowed from the beginning: nobody waits for that.
-MEMBERS = ("gone", "owner", "thief", "leaver", "stayer", "again")
+MEMBERS = ("gone", "owner", "thief", "leaver", "stayer", "again", "bystander")
 
 LAYOUT = Layout((Tensor("weight", "float32", (SIZE,)),), 1)
 ANSWER_S = 20.0
@@ -171,9 +171,9 @@ def knock(cases: Mapping[Case, tuple[str, str, Identity | None]]) -> dict[Case, 
 def let_in(cluster: gradmq.LocalCluster, folder: Path) -> dict[Case, bool]:
     """What a cluster says to everybody, at each of its sockets."""
     with raw_peer(cluster, folder, "gone") as gone:
-        gone.fetch()
+        assert isinstance(gone.fetch(), Publication)
         keys.revoke(folder, "gone")
-        gone.wait_until_refused()
+        gone.wait_until_cut_off()
         strangers = {
             "no key": None,
             "an unknown key": unknown(gone.identity.broker_key),
@@ -237,9 +237,13 @@ class RawPeer:
         self.control = link.dealer(self._context, address, identity, key)
         address, key = doors["gradients"]
         self.gradients = link.push(self._context, address, identity, key)
+        self._sockets = (self.broker, self.control, self.gradients)
+        self._ends = [socket.get_monitor_socket(zmq.EVENT_DISCONNECTED) for socket in self._sockets]
 
     def close(self) -> None:
-        for socket in (self.broker, self.control, self.gradients):
+        for socket, ends in zip(self._sockets, self._ends, strict=True):
+            socket.disable_monitor()
+            ends.close()
             socket.close()
         self._context.term()
 
@@ -298,11 +302,12 @@ class RawPeer:
     def fetch(self) -> Message:
         return self.ask(self.control, Fetch(run="local", layout=LAYOUT.hash))
 
-    def wait_until_refused(self) -> Refused:
-        """On the connection that is up; the test's own time limit ends this."""
-        while not isinstance(answer := self.fetch(), Refused):
-            assert isinstance(answer, Publication)
-        return answer
+    def is_cut_off(self) -> bool:
+        return all(ends.poll(0) for ends in self._ends)
+
+    def wait_until_cut_off(self) -> None:
+        for ends in self._ends:
+            assert ends.poll(int(1000 * ANSWER_S)), "still connected"
 
 
 def hello(role: Any, name: str, shard: int | None = None) -> Hello:
@@ -389,7 +394,7 @@ def test_a_message_that_comes_piece_by_piece_is_heard_when_it_is_whole(folder: P
 # -- revocation ------------------------------------------------------------------------------------
 
 
-def test_a_revoked_worker_is_not_heard_on_the_connections_it_has(
+def test_a_revoked_worker_loses_every_connection_it_has_and_the_others_go_on(
     cluster: gradmq.LocalCluster, folder: Path
 ) -> None:
     with (
@@ -402,15 +407,36 @@ def test_a_revoked_worker_is_not_heard_on_the_connections_it_has(
             peer.push(its, 1)
             assert isinstance(peer.hear(peer.control), Verdicts)
         keys.revoke(folder, "leaver")
-        refusal = leaver.wait_until_refused()
-        assert "not on the allow-list" in refusal.text
+        refused(leaver.hear(leaver.broker), "leaver is not on the allow-list any more")
+        leaver.wait_until_cut_off()
+        stayer.wait_until_cut_off()
         before = cluster.versions()[0][1]
-        leaver.push(session, 2)
-        refused(leaver.ask(leaver.broker, hello("worker", "leaver")), "not on the allow-list")
+        assert isinstance(stayer.attach(other), Attached)
         for seq in range(2, 5):
             stayer.push(other, seq)
             assert isinstance(stayer.hear(stayer.control), Verdicts)
         assert cluster.versions()[0][1] == before + 3
+
+
+def test_a_worker_trains_through_the_revocation_of_another(
+    cluster: gradmq.LocalCluster, folder: Path
+) -> None:
+    before = cluster.parameters()["weight"][0]
+    with (
+        raw_peer(cluster, folder, "bystander") as bystander,
+        gradmq.Worker(zeros(), cluster.address, "a-worker", keys=folder) as worker,
+    ):
+        session, pushed = worker.session, 0
+        assert isinstance(bystander.fetch(), Publication)
+        keys.revoke(folder, "bystander")
+        while not bystander.is_cut_off() or pushed < 5:
+            assert worker.push(ones()).verdict(ANSWER_S).applied
+            pushed += 1
+        for _ in range(5):
+            assert worker.push(ones()).verdict(ANSWER_S).applied
+        worker.pull(ANSWER_S)
+        assert worker.session == session
+        assert worker.parameters()["weight"][0] == before - pushed - 5
 
 
 def test_a_revoked_subscriber_hears_nothing_more_and_the_others_go_on(

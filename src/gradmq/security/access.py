@@ -91,6 +91,11 @@ class Access:
         entry = self._by_key.get(key)
         return entry.name if entry else ""
 
+    def revoked_since(self, before: Access) -> list[str]:
+        """Whose keys were on that list and are not on this one, or in another role."""
+        allowed = frozenset(self.allowed)
+        return [entry.name for entry in before.allowed if entry not in allowed]
+
     def may_connect(self, domain: str, key: str) -> bool:
         """Whether the owner of this key has any business at such a socket."""
         entry = self._by_key.get(key)
@@ -144,6 +149,7 @@ def read_allow_list(text: str) -> tuple[list[AllowedKey], list[str]]:
     or key that stands twice counts the first time.
     """
     entries: list[AllowedKey] = []
+    seen: set[str] = set()
     wrong: list[str] = []
     for number, line in enumerate(text.splitlines(), 1):
         words = line.split()
@@ -152,9 +158,10 @@ def read_allow_list(text: str) -> tuple[list[AllowedKey], list[str]]:
         entry = _entry(words)
         if entry is None:
             wrong.append(f"line {number} is not NAME ROLE KEY with a role of {', '.join(ROLES)}")
-        elif any(entry.name == other.name or entry.key == other.key for other in entries):
+        elif seen & {entry.name, entry.key}:
             wrong.append(f"line {number} has a name or key that stands above already")
         else:
+            seen |= {entry.name, entry.key}
             entries.append(entry)
     return entries, wrong
 

@@ -34,6 +34,9 @@ from gradmq.wire.messages import AllowedKey, KeyRole
 #: The first without known holes in CURVE, ZAP and XPUB.
 LIBZMQ_NEEDED = (4, 3, 5)
 
+#: The whole list goes to every shard in one header of at most 1 MiB.
+MOST_KEYS = 4096
+
 #: A shard serves under its own name only.
 PS_NAME = re.compile(r"ps-(0|[1-9]\d*)", re.ASCII)
 
@@ -195,6 +198,8 @@ def _add(folder: Path, entries: dict[str, AllowedKey], name: str, role: KeyRole)
         raise SettingsError(f"name {name!r}: use letters, digits, '.', '_' and '-', at most 64")
     if role == "ps" and not PS_NAME.fullmatch(name):
         raise SettingsError(f"the key of a shard is named after it, ps-0, ps-1, …; not {name!r}")
+    if len(entries) >= MOST_KEYS:
+        raise SettingsError(f"{folder / ALLOWED} has {len(entries)} keys, as many as it can have")
     if BROKER not in entries:
         raise SettingsError(f"{folder / ALLOWED} has no broker: make a new folder")
     public, secret = zmq.curve_keypair()
