@@ -508,6 +508,10 @@ class PsNode:
                         f"the state in {self._options.state} is of run {self._run_name}; "
                         f"use another --state (broker {self._options.broker}: {message.text})"
                     )
+                case Refused(reason="wire") if self._member.joined:
+                    log.warning(
+                        "the broker could not read a message of this shard: %s", message.text
+                    )
                 case Refused():
                     raise JoinRefused(f"broker {self._options.broker}: {message.text}")
                 case _:

@@ -310,6 +310,8 @@ class MemberThread(threading.Thread):
                     raise Fenced(message.text)
                 case Refused(reason="layout"):
                     raise LayoutMismatch(f"broker {self.broker_address}: {message.text}")
+                case Refused(reason="wire") if self.member.joined:
+                    log.warning("the broker could not read a message: %s", message.text)
                 case Refused():
                     raise JoinRefused(f"broker {self.broker_address}: {message.text}")
                 case _:

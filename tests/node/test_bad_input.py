@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -17,6 +18,7 @@ import zmq
 
 import gradmq
 from gradmq.layout import Layout, Tensor
+from gradmq.ps.node import PsNode, PsOptions
 from gradmq.wire.codec import decode, encode
 from gradmq.wire.messages import (
     AskStatus,
@@ -31,6 +33,7 @@ from gradmq.wire.messages import (
     Rejoin,
     Renew,
     Seed,
+    Welcome,
 )
 
 pytestmark = pytest.mark.e2e
@@ -325,6 +328,46 @@ def test_a_broker_of_another_wire_version_is_named_at_once() -> None:
                 gradmq.Worker(zeros(), f"tcp://127.0.0.1:{port}").open()
         finally:
             broker.join()
+
+
+@pytest.mark.usefixtures("still_trains")
+def test_a_member_goes_on_after_the_broker_could_not_read_one_of_its_messages(
+    cluster: gradmq.LocalCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What is damaged on the way is refused; that the member belongs to the run is settled."""
+    with gradmq.Worker(zeros(), cluster.address) as worker:
+        with worker._io.lock:
+            worker._io.tell_broker(Query(session=1, seq=1))
+        while "could not read a message" not in caplog.text:  # the test's own limit ends this
+            cluster.status()
+        before = cluster.parameters()["weight"]
+        assert worker.push(ones()).verdict().applied
+        worker.push({"weight": -ones()["weight"]}).verdict()
+        np.testing.assert_array_equal(cluster.parameters()["weight"], before)
+
+
+def test_a_shard_goes_on_after_the_broker_could_not_read_one_of_its_messages(
+    tmp_path: Path,
+) -> None:
+    with zmq.Context() as context, context.socket(zmq.ROUTER) as broker:
+        port = broker.bind_to_random_port("tcp://127.0.0.1")
+        broker.setsockopt(zmq.RCVTIMEO, 10_000)
+        address = f"tcp://127.0.0.1:{port}"
+        stop = threading.Event()
+        node = PsNode(PsOptions(address, 0, tmp_path, "127.0.0.1", 0, "127.0.0.1", False, 1, None))
+        shard = threading.Thread(target=node.run, args=(stop.is_set,))
+        shard.start()
+        try:
+            peer, *hello = broker.recv_multipart()
+            assert isinstance(decode(hello), Hello)
+            welcome = Welcome(run="r", name="ps-0", session=0, shards=1, lease_s=10.0, settings={})
+            for answer in (welcome, Refused(reason="wire", text="labelled without 'shard'")):
+                broker.send_multipart([peer, *encode(answer)])
+            for _ in range(2):
+                assert isinstance(decode(broker.recv_multipart()[1:]), Renew)
+        finally:
+            stop.set()
+            shard.join()
 
 
 @pytest.mark.usefixtures("still_trains")
