@@ -19,6 +19,7 @@ from gradmq.security.access import (
 from gradmq.wire import messages
 from gradmq.wire.messages import (
     AllowedKey,
+    AskRelease,
     AskStatus,
     AskStop,
     Attach,
@@ -91,6 +92,14 @@ def test_only_the_brokers_own_role_may_end_a_run_and_only_workers_push() -> None
 
 def who_may(domain: Any, message: Any) -> set[str]:
     return {e.name for e in ALL.allowed if not ALL.refusal(domain, e.key, message)}
+
+
+def test_a_shard_may_have_a_release_saved_but_only_the_operator_may_go_back() -> None:
+    save, back = AskRelease(save=True), AskRelease(save=True, contents_of=3)
+    assert ALL.refusal("broker", key_of("ps-3"), save) == ""
+    assert "going back is closed" in ALL.refusal("broker", key_of("ps-3"), back)
+    assert ALL.refusal("broker", key_of("broker"), back) == ""
+    assert "to which ask_release is closed" in ALL.refusal("broker", key_of("worker"), save)
 
 
 def test_every_message_that_a_peer_may_say_is_one_of_the_protocol() -> None:
