@@ -147,6 +147,8 @@ def test_a_run_goes_on_without_its_broker_and_a_lost_worker_and_says_so(folder: 
         (["job.py", "--until", "acuracy"], "run.until is 'acuracy'"),
         (["job.py", "--init", "job.py"], "neither .safetensors nor .pth"),
         (["--resume", "runs"], "is not a run folder"),
+        (["job.py", "--keys", "nowhere"], "nowhere is no keys folder; `gradmq keys init"),
+        (["job.py", "--set", "infer.token_file=job.py"], "job.py can be read by others"),
     ],
 )
 def test_what_cannot_run_is_one_line_and_leaves_no_folder(

@@ -26,6 +26,7 @@ from gradmq.run.ending import Ending
 from gradmq.run.folder import RunFolder
 from gradmq.run.local import prepare_keys, start_broker, start_shards
 from gradmq.run.roles import THREAD_VARIABLES, RoleProcess, end_all, flags
+from gradmq.security.token import read_token
 from gradmq.view.screen import Screen
 from gradmq.view.summary import run_end
 from gradmq.view.table import Progress
@@ -136,6 +137,7 @@ def run_job(
         base = config or (earlier.settings if earlier else None)
         settings = resolve(job.settings, base, os.environ, chosen)
         ending = Ending(settings.run, job.higher_is_better, job.stop)
+        _prepare_secrets(settings)
         folder = earlier or RunFolder.create(settings.run.folder, settings.run.name, job.name)
         folder.write(settings.to_toml(), job_name)
         restore = None
@@ -161,8 +163,22 @@ def serve_run(path: Path, port: int | None) -> int:
         folder = RunFolder.existing(path)
         settings = resolve({}, folder.settings, os.environ, {"infer.port": port})
         restore = folder.newest_whole_release(settings.run.shards)
+        _prepare_secrets(settings)
         run = _Run(load(folder.job()), folder.job(), settings, folder, interrupts)
         return _run_all(run, restore, lambda: _show(run), training=False)
+
+
+def _names(run: RunSettings) -> tuple[list[str], list[str]]:
+    """Of the workers and inference nodes of a run."""
+    workers = [f"worker-{i + 1}" for i in range(run.workers)]
+    return workers, [f"infer-{i + 1}" for i in range(run.infer)]
+
+
+def _prepare_secrets(settings: Settings) -> None:
+    """See to keys and token before anything is written; raises SettingsError."""
+    workers, nodes = _names(settings.run)
+    read_token(settings.infer.token_file)
+    prepare_keys(settings.network.keys, settings.run.shards, workers, [*nodes, EVALUATOR])
 
 
 def _run_all(
@@ -228,17 +244,14 @@ def _start(run: _Run, restore: int | None, training: bool) -> None:
     settings, folder, job = run.settings, run.folder, run.job_name
     logs = folder.path / "logs"
     workers = settings.run.workers if training else 0
-    names = [f"worker-{i + 1}" for i in range(workers)]
-    nodes = [f"infer-{i + 1}" for i in range(settings.run.infer)]
-    readers = [*nodes, EVALUATOR]
-    prepare_keys(settings.network.keys, settings.run.shards, names, readers)
+    names, nodes = _names(settings.run)
     broker, address = start_broker(folder.path, folder.settings, folder.name, settings.network.port)
     run.roles.append(broker)
     run.broker_address = address
     run.roles += start_shards(folder.path, folder.settings, address, settings.run.shards, restore)
     threads = settings.worker.threads or max(1, (os.cpu_count() or 1) // max(1, workers))
     common = {"broker": address, "config": folder.settings}
-    for name in names:
+    for name in names[:workers]:
         arguments = [job, *flags({"name": name, **common})]
         log_file = logs / f"{name}.log"
         run.roles.append(RoleProcess(name, "gradmq.worker", arguments, log_file, threads))
