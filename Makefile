@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check chaos fuzz soak data install clean again
+.PHONY: help demo test check sim chaos fuzz soak data install clean again
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -26,6 +26,12 @@ test: $(STAMP) ## run the test suite
 check: $(STAMP) ## lint, format and types, as a change must pass them
 	@failed=0; for tool in 'ruff check' 'ruff format --check' mypy; do \
 	  echo "== $$tool"; $(BIN)/$$tool || failed=1; done; exit $$failed
+
+SEEDS ?= 20000
+FIRST ?= 5000
+
+sim: $(STAMP) ## play SEEDS=20000 simulated schedules from FIRST=5000 on, on all cores
+	@$(BIN)/python -m gradmq.sim --seeds $(SEEDS) --first $(FIRST)
 
 chaos: $(STAMP) ## kill and cut off the processes of runs 300 times, check what they did (KILLS=, SEED=)
 	@PYTHONPATH=tests $(BIN)/python -m chaos $(if $(KILLS),--kills $(KILLS)) $(if $(SEED),--seed $(SEED))

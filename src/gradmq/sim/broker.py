@@ -8,13 +8,27 @@ from typing import TYPE_CHECKING
 from gradmq.broker.directory import Member, Members
 from gradmq.broker.releases import AnswerRelease, Begin, Close, ReleaseEffect, Releases
 from gradmq.sim.process import Process
-from gradmq.wire.messages import Goodbye, Hello, Labelled, Message, Refused, Renew, Renewed, Saved
+from gradmq.wire.messages import (
+    AskRelease,
+    Directory,
+    Goodbye,
+    Hello,
+    Labelled,
+    Message,
+    Refused,
+    Renew,
+    Renewed,
+    Saved,
+)
 
 if TYPE_CHECKING:
     from gradmq.sim.world import World
 
 BROKER_ADDRESS = "broker"
 TICK_S = 0.05
+
+#: The connection of whoever takes the run back to an older release.
+OPERATOR = b"operator"
 
 
 class SimBroker(Process):
@@ -23,12 +37,14 @@ class SimBroker(Process):
     def __init__(self, world: World, incarnation: int) -> None:
         super().__init__(world, f"broker.{incarnation}")
         plan = world.plan
-        now = world.schedule.now
+        now = self.clock.shows(world.schedule.now)
         self.members = Members(world.run, plan.shards, incarnation, {}, now)
         self.releases = Releases(plan.shards, plan.release_every_s, plan.save_every_s)
         self.releases.on_known(world.newest_release)
+        self._shards_seen: dict[int, int] = {}
+        """The newest incarnation of each shard that this broker has told of."""
         world.network.listen(self, BROKER_ADDRESS)
-        self.wake(now)
+        self.wake(world.schedule.now)
 
     def on_pass(self, now: float) -> None:
         inbox = self.inbox["broker"]
@@ -53,10 +69,21 @@ class SimBroker(Process):
                 self._perform(self.releases.on_labelled(message, now))
             case Saved():
                 self._perform(self.releases.on_saved(message))
+            case AskRelease():
+                self._ask(peer, message)
             case Goodbye():
                 self.members.on_goodbye(peer)
             case _:
                 raise AssertionError(f"a {message.KIND} is not for the broker")
+
+    def _ask(self, peer: bytes, ask: AskRelease) -> None:
+        on_disk = self.members.saved_releases()
+        self._perform(self.releases.on_ask(peer, ask.save, ask.contents_of, on_disk))
+
+    def roll_back(self, release: int) -> None:
+        """Somebody asks for the contents of this one, on a connection of their own."""
+        self.inbox["broker"].append((OPERATOR, AskRelease(save=False, contents_of=release)))
+        self.wake(self.world.schedule.now)
 
     def _on_hello(self, peer: bytes, hello: Hello, now: float) -> None:
         shards_before = {m.shard: m.incarnation for m in self.members.shard_members()}
@@ -65,14 +92,14 @@ class SimBroker(Process):
         for answer in answers:
             if isinstance(answer.message, Refused):
                 self.world.note(self.name, f"refuses {hello.name!r}: {answer.message.text}")
-            self.world.network.answer(answer.peer, answer.message)
+            self._send(answer.peer, answer.message)
         self._tell_members(now)
         member = self.members.members.get(peer)
         if member is not None and member.shard is not None:
             if member.incarnation != shards_before.get(member.shard):
                 self.releases.on_new_life(member.shard)
         elif self.releases.manifest is not None and self._follows(peer):
-            self.world.network.answer(peer, self.releases.manifest)
+            self._send(peer, self.releases.manifest)
 
     def _follows(self, peer: bytes) -> bool:
         return any(member.peer == peer for member in self.members.followers())
@@ -80,14 +107,16 @@ class SimBroker(Process):
     def _on_renew(self, peer: bytes, renew: Renew, now: float) -> None:
         rejoin = self.members.on_renew(peer, renew.report, now)
         if rejoin is not None:
-            self.world.network.answer(rejoin.peer, rejoin.message)
+            self._send(rejoin.peer, rejoin.message)
             return
         manifest = self.releases.manifest if self._follows(peer) else None
-        self.world.network.answer(peer, Renewed(serial=self.members.serial, manifest=manifest))
+        self._send(peer, Renewed(serial=self.members.serial, manifest=manifest))
 
     def _tell_members(self, now: float) -> None:
         for tell in self.members.on_time(now):
-            self.world.network.answer(tell.peer, tell.message)
+            if isinstance(tell.message, Directory):
+                self.world.member_checks.told(self._shards_seen, tell.message)
+            self._send(tell.peer, tell.message)
 
     def _perform(self, effects: Iterable[ReleaseEffect]) -> None:
         for effect in effects:
@@ -101,8 +130,15 @@ class SimBroker(Process):
                     self.world.view_checks.closed(effect.manifest)
                     self._send_all(self.members.followers(), effect.manifest)
                 case AnswerRelease():
-                    self.world.network.answer(effect.peer, effect.message)
+                    if effect.peer == OPERATOR:
+                        self.world.counts["rollbacks answered"] += 1
+                        continue
+                    self._send(effect.peer, effect.message)
 
     def _send_all(self, members: Iterable[Member], message: Message) -> None:
         for member in members:
-            self.world.network.answer(member.peer, message)
+            self._send(member.peer, message)
+
+    def _send(self, peer: bytes, message: Message) -> None:
+        self.step("before a message")
+        self.world.network.answer(peer, message)

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
-from gradmq.sim.plan import AMPLE_PUSH_BUDGET, Fault, FaultKind
-from gradmq.sim.process import Process
+from gradmq.sim.network import Cut
+from gradmq.sim.plan import (
+    AMPLE_PUSH_BUDGET,
+    SHARD_STEPS,
+    STEPS_WITHOUT_JOURNAL,
+    Fault,
+    FaultKind,
+)
+from gradmq.sim.process import Doom, Process
+from gradmq.sim.worker import SimWorker
 
 if TYPE_CHECKING:
+    from gradmq.sim.shard import SimShard
     from gradmq.sim.world import World
 
 Thing = TypeVar("Thing")
@@ -34,6 +45,13 @@ class Faults:
             "follower pauses": lambda fault: self._sleep(world.live_followers(), fault),
             "link breaks": self._break_link,
             "reader stalls": self._stall_reader,
+            "shard dies at a step": self._doom_shard,
+            "broker dies at a step": self._doom_broker,
+            "member dies at a step": self._doom_member,
+            "shard is superseded": self._supersede_shard,
+            "network is cut": self._cut_network,
+            "journal rots": self._rot_journal,
+            "rollback": self._roll_back,
         }
 
     def perform(self, fault: Fault) -> None:
@@ -49,16 +67,74 @@ class Faults:
 
     def _restart_shard(self, fault: Fault) -> None:
         """It comes back with its newest checkpoint, where it was or elsewhere."""
-        world = self._world
-        for shard in _aimed([shard for shard in world.shards if shard.alive], fault.aim):
+        for shard in self._aimed_shard(fault):
             shard.end()
-            moves = _coin(fault, 2) == 0
-            world.schedule.after(fault.lasts_s, world.start_shard, shard.index, moves)
+            self._come_back(shard, fault)
+
+    def _aimed_shard(self, fault: Fault) -> Sequence[SimShard]:
+        return _aimed([shard for shard in self._world.shards if shard.alive], fault.aim)
+
+    def _come_back(self, shard: SimShard, fault: Fault) -> None:
+        """Its process was killed, or its host lost power: then the disk forgot something."""
+        world = self._world
+        if _coin(fault, 3) == 0:
+            world.disks[shard.index].lose_power()
+        moves = _coin(fault, 2) == 0
+        world.schedule.after(fault.lasts_s, world.start_shard, shard.index, moves)
+
+    def _doom_shard(self, fault: Fault) -> None:
+        plan = self._world.plan
+        steps = SHARD_STEPS if plan.journalled else STEPS_WITHOUT_JOURNAL
+        step, passes = _drawn(steps, fault.dice)
+        for shard in self._aimed_shard(fault):
+            shard.doom = Doom(step, passes, partial(self._come_back, shard, fault))
+
+    def _supersede_shard(self, fault: Fault) -> None:
+        """It hangs, or nobody hears it; another is started in its place; then it is back."""
+        world = self._world
+        for shard in self._aimed_shard(fault):
+            lasts_s = min(fault.lasts_s, world.faults_left_s)
+            if fault.dice < 0.5:
+                shard.sleep(lasts_s)
+            else:
+                loses, hears = fault.dice < 0.75, _coin(fault, 2) == 0
+                self._cut(shard, None, lasts_s, hears, False, loses)
+            at_s = lasts_s * (fault.dice * 4 % 1.0)
+            world.schedule.after(at_s, world.supersede_shard, shard)
+            if _coin(fault, 4) == 0:
+                # It finds a broker that knows neither of them.
+                restart = replace(fault, lasts_s=0.1 * fault.dice)
+                ends_s = max(0.0, lasts_s - fault.aim * 0.2)
+                world.schedule.after(ends_s, self._restart_broker, restart)
+
+    def _rot_journal(self, fault: Fault) -> None:
+        """A restart finds damage to what was on disk; it refuses, and somebody mends it."""
+        world = self._world
+        for shard in self._aimed_shard(fault):
+            shard.end()
+            disk = world.disks[shard.index]
+            if _coin(fault, 2) == 0:
+                disk.lose_power()
+            world.journal_checks.try_damage(disk, world.run, world.tracer.layout)
+            world.schedule.after(fault.lasts_s, world.start_shard, shard.index, True)
+
+    def _roll_back(self, fault: Fault) -> None:
+        """Somebody asks for the contents of a saved release."""
+        on_disk = [set(disk.saved()) for disk in self._world.disks]
+        common = sorted(set.intersection(*on_disk))
+        if self._world.broker.alive:
+            for release in _aimed(common, fault.aim):
+                self._world.broker.roll_back(release)
 
     def _restart_broker(self, fault: Fault) -> None:
         if self._world.broker.alive:
             self._world.broker.end()
             self._world.schedule.after(fault.lasts_s, self._world.start_broker)
+
+    def _doom_broker(self, fault: Fault) -> None:
+        broker, world = self._world.broker, self._world
+        come_back = partial(world.schedule.after, fault.lasts_s, world.start_broker)
+        broker.doom = Doom("before a message", 1 + int(8 * fault.dice), come_back)
 
     def _restart_follower(self, fault: Fault) -> None:
         for follower in _aimed(self._world.live_followers(), fault.aim):
@@ -69,14 +145,27 @@ class Faults:
 
     def _kill_worker(self, fault: Fault) -> None:
         """It comes back under its name, or under a new one, or never."""
-        world = self._world
-        for worker in _aimed(world.live_workers(), fault.aim):
+        for worker in _aimed(self._world.live_workers(), fault.aim):
             worker.end()
-            fate = _coin(fault, 3)
-            # A replacement may be there already, and memory is granted to as many as were planned.
-            if fate < 2 and len(world.live_workers()) < len(world.plan.workers):
-                name = worker.worker_name if fate == 0 else ""
-                world.schedule.after(fault.lasts_s, world.start_worker, worker.plan, name)
+            self._replace_killed(worker, fault)
+
+    def _doom_member(self, fault: Fault) -> None:
+        """A worker or a follower."""
+        world = self._world
+        passes = 1 + int(8 * fault.dice)
+        for member in _aimed([*world.live_workers(), *world.live_followers()], fault.aim):
+            if isinstance(member, SimWorker):
+                come_back = partial(self._replace_killed, member, fault)
+            else:
+                come_back = partial(world.schedule.after, fault.lasts_s, world.start_follower)
+            member.doom = Doom("before a message", passes, come_back)
+
+    def _replace_killed(self, worker: SimWorker, fault: Fault) -> None:
+        world, fate = self._world, _coin(fault, 3)
+        # A replacement may be there already, and memory is granted to as many as were planned.
+        if fate < 2 and len(world.live_workers()) < len(world.plan.workers):
+            name = worker.worker_name if fate == 0 else ""
+            world.schedule.after(fault.lasts_s, world.start_worker, worker.plan, name)
 
     def _let_worker_leave(self, fault: Fault) -> None:
         for worker in _aimed(self._world.live_workers(), fault.aim):
@@ -112,6 +201,36 @@ class Faults:
         for connection in _aimed(streams, fault.aim):
             connection.stalled_until = self._world.schedule.now + fault.lasts_s
 
+    def _cut_network(self, fault: Fault) -> None:
+        """Between one process and another, or all others; one way, or both."""
+        world = self._world
+        everyone: list[Process] = [world.broker, *self._live_shards(), *world.live_workers()]
+        everyone = [p for p in [*everyone, *world.live_followers()] if p.alive]
+        ways, loses, alone = ((fault.dice * sides) % 1.0 for sides in (3, 7, 11))
+        for process in _aimed(everyone, fault.aim):
+            others = [other for other in everyone if other is not process]
+            other = None if alone < 0.5 else next(iter(_aimed(others, (alone - 0.5) * 2)), None)
+            lasts_s = min(fault.lasts_s, world.faults_left_s)
+            self._cut(process, other, lasts_s, ways < 0.33, ways > 0.66, loses < 0.5)
+
+    def _cut(
+        self,
+        process: Process,
+        other: Process | None,
+        lasts_s: float,
+        hears: bool,
+        is_heard: bool,
+        loses: bool,
+    ) -> None:
+        world = self._world
+        whom = f"{other}" if other else "everybody"
+        way = "from" if is_heard else "to" if hears else "both ways from and to"
+        world.note(str(process), f"is cut off {way} {whom} for {lasts_s:.2f} s")
+        cut = Cut(process, other, world.schedule.now + lasts_s)
+        world.network.cut(cut, hears, is_heard, loses)
+        for silent in (process, *([other] if other else [])):
+            silent.is_silent(lasts_s)
+
     def _sleep(self, processes: Sequence[Process], fault: Fault) -> None:
         for process in _aimed(processes, fault.aim):
             process.sleep(fault.lasts_s)
@@ -120,6 +239,13 @@ class Faults:
 def _aimed(things: Sequence[Thing], aim: float) -> Sequence[Thing]:
     """The one that the fault meets; none if there is none."""
     return [things[int(aim * len(things))]] if things else []
+
+
+def _drawn(steps: Mapping[str, int], dice: float) -> tuple[str, int]:
+    """A step, and how often it is passed before the end."""
+    index = int(dice * len(steps))
+    step = list(steps)[index]
+    return step, 1 + int((dice * len(steps) - index) * steps[step])
 
 
 def _coin(fault: Fault, sides: int) -> int:

@@ -12,32 +12,55 @@ PushId = tuple[int, int]
 
 
 class ShardHistory:
-    """Every version that a shard ever had, and from which one each life of it went on.
+    """Every version that a shard ever had, and from which one each stretch of them went on.
 
-    A version *holds* another one if its parameters went through it: the versions of a life hold
-    each other in order, and those of the life before up to the one that was restored.
+    A stretch begins with a life or a rollback, and goes on from an older version. A version *holds*
+    another one if its parameters went through it: those of its stretch up to it, and those that the
+    origin of the stretch holds. It *follows* whatever its shard went through in this life or the
+    lives behind it, also what a rollback has taken back since.
     """
 
     def __init__(self, index: int) -> None:
         self.index = index
         self._states: dict[Version, bytes] = {}
-        self._origins: dict[int, Version | None] = {}
+        self._stretches: dict[int, list[tuple[int, Version | None]]] = {}
+        """Of each life: (first version, origin), in order."""
         self._last: dict[int, int] = {}
         self._applied: dict[PushId, list[Version]] = {}
+        self._made: list[Version] = []
+        """Every version but those that lives began with."""
 
     def begin(self, incarnation: int, version: int, state: bytes, origin: Version | None) -> None:
         """A life begins with these parameters: those of ``origin``, or new ones."""
         if origin is not None and self._states[origin] != state:
             raise Violation("never torn", f"shard {self.index} restored other bytes than {origin}")
-        self._origins[incarnation] = origin
+        self._stretches[incarnation] = [(version, origin)]
         self._last[incarnation] = version
         self._states[incarnation, version] = state
 
-    def apply(self, incarnation: int, push: PushId, places: tuple[int, ...]) -> None:
-        """The shard applied a push; raises Violation if its parameters held it already."""
+    def roll_back(self, incarnation: int, origin: Version) -> None:
+        """What ``origin`` was becomes the next version."""
+        number = self._last[incarnation] + 1
+        self._stretches[incarnation].append((number, origin))
+        self._last[incarnation] = number
+        self._states[incarnation, number] = self._states[origin]
+        self._made.append((incarnation, number))
+
+    def apply(
+        self,
+        incarnation: int,
+        push: PushId,
+        places: tuple[int, ...],
+        superseded: bytes | None = None,
+    ) -> None:
+        """The shard applied a push; raises Violation if its parameters held it already.
+
+        A life in whose place there is another one has no right to the slots of workers any more,
+        and reads whatever lies there by now: what it has, ``superseded``, does not count.
+        """
         before = (incarnation, self._last[incarnation])
         for version in self._applied.get(push, ()):
-            if self.holds(before, version):
+            if self.follows(before, version):
                 raise Violation(
                     "exactly once",
                     f"shard {self.index} applied seq {push[1]} of session {push[0]} at {version} "
@@ -45,14 +68,15 @@ class ShardHistory:
                 )
         vector = np.frombuffer(self._states[before], np.float32).copy()
         for place in places:
-            if vector[place] != 0.0:
+            if vector[place] != 0.0 and superseded is None:
                 text = f"shard {self.index} holds seq {push[1]} of session {push[0]} twice"
                 raise Violation("exactly once", text)
             vector[place] = 1.0
         after = (incarnation, before[1] + 1)
         self._last[incarnation] = after[1]
-        self._states[after] = vector.tobytes()
+        self._states[after] = superseded or vector.tobytes()
         self._applied.setdefault(push, []).append(after)
+        self._made.append(after)
 
     def state(self, version: Version) -> bytes | None:
         """The parameters of a version, None if there never was such a one."""
@@ -61,11 +85,11 @@ class ShardHistory:
     @property
     def lives(self) -> int:
         """Lives that had parameters, release 0 not counted."""
-        return sum(1 for incarnation in self._origins if incarnation > 0)
+        return sum(1 for incarnation in self._stretches if incarnation > 0)
 
     def restored_version(self, incarnation: int) -> int:
         """The number that a life went on from; 0 if it began with new parameters."""
-        origin = self._origins[incarnation]
+        origin = self._stretches[incarnation][0][1]
         return origin[1] if origin else 0
 
     def last(self, incarnation: int) -> Version:
@@ -84,28 +108,43 @@ class ShardHistory:
         """True if the parameters of ``version`` went through ``past``."""
         past = self._first_of_equals(past)
         while True:
-            incarnation, number = version
-            if past[0] == incarnation:
-                return past[1] <= number
-            origin = self._origins[incarnation]
-            if origin is None or past[0] > incarnation:
+            first, origin = self._stretch(version)
+            if past[0] == version[0] and first <= past[1]:
+                return past[1] <= version[1]
+            if origin is None or past[0] > version[0]:
                 return False
             version = origin
 
-    def _first_of_equals(self, version: Version) -> Version:
-        """What was restored is the same state as the version that was saved."""
+    def follows(self, version: Version, past: Version) -> bool:
+        """True if the shard went through ``past`` before ``version``, rolled back since or not."""
+        while (life := self._stretches.get(past[0])) and life[0][1] and life[0][0] == past[1]:
+            past = life[0][1]
         while True:
-            origin = self._origins.get(version[0])
-            if origin is None or origin[1] != version[1]:
-                return version
+            if past[0] == version[0]:
+                return past[1] <= version[1]
+            origin = self._stretches[version[0]][0][1]
+            if origin is None or past[0] > version[0]:
+                return False
             version = origin
 
+    def _stretch(self, version: Version) -> tuple[int, Version | None]:
+        for first, origin in reversed(self._stretches[version[0]]):
+            if first <= version[1]:
+                return first, origin
+        return self._stretches[version[0]][0]
+
+    def _first_of_equals(self, version: Version) -> Version:
+        """What was restored is the same state as the version that was saved."""
+        while version[0] in self._stretches:
+            first, origin = self._stretch(version)
+            if origin is None or first != version[1]:
+                break
+            version = origin
+        return version
+
     def lost_before(self, incarnation: int) -> int:
-        """Updates of all earlier lives that this one did not go on from."""
+        """Versions of all earlier lives that this one did not go on from."""
         now = self.last(incarnation)
         return sum(
-            1
-            for versions in self._applied.values()
-            for version in versions
-            if version[0] < incarnation and not self.holds(now, version)
+            1 for made in self._made if made[0] < incarnation and not self.follows(now, made)
         )

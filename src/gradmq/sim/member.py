@@ -172,5 +172,6 @@ class SimMember(Process):
             self._unsent_asks[ask.shard] = ask
 
     def tell_shard(self, shard: int, message: Message) -> bool:
+        self.step("before a message")
         link = self.links.get(shard)
         return link is not None and self.world.network.send(link.control, message)

@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 from typing import TYPE_CHECKING
 
 from gradmq.sim.violation import Violation
-from gradmq.wire.messages import Refused
+from gradmq.wire.messages import Directory, Refused
 
 if TYPE_CHECKING:
     from gradmq.sim.process import Process
+    from gradmq.sim.shard import SimShard
     from gradmq.sim.worker import SimWorker
 
 
@@ -25,6 +26,20 @@ class MemberChecks:
         """A worker starts; under a name of its own, or to be given one."""
         if worker.worker_name:
             self._claimed[worker.worker_name].add(worker)
+
+    def told(self, seen: dict[int, int], directory: Directory) -> None:
+        """A life of the broker tells of its shards: never of an older one than before."""
+        for entry in directory.shards:
+            if entry.incarnation < seen.get(entry.index, 0):
+                text = f"the directory names incarnation {entry.incarnation} of shard {entry.index}"
+                raise Violation("superseded", f"{text} after {seen[entry.index]}")
+            seen[entry.index] = entry.incarnation
+
+    def superseded(self, shard: SimShard, refused: Refused) -> None:
+        """A shard must go: only because a later life of it is there."""
+        if not shard.is_superseded:
+            self.refused(shard, refused)
+        self._counts["superseded shards refused"] += 1
 
     def refused(self, process: Process, refused: Refused) -> None:
         """Nothing in a schedule deserves a refusal of the broker: the process would end."""

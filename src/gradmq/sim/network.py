@@ -10,6 +10,7 @@ back so long that they outlive their connection.
 from __future__ import annotations
 
 from collections import Counter, deque
+from dataclasses import dataclass
 from random import Random
 from typing import Literal
 
@@ -48,12 +49,27 @@ class Connection:
         self.life = 0
         """Messages of an earlier life of this connection are lost."""
         self.received: deque[Message] = deque()
-        self.is_black_hole = False
-        """Broken, and the ends do not know it yet."""
+        self.is_black_hole = {True: False, False: False}
+        """To the server and back: broken, and the ends do not know it yet."""
+        self.blocked_until = {True: 0.0, False: 0.0}
+        """To the server and back: what is sent waits until then."""
         self.stalled_until = 0.0
         self.queued = 0
         self.arrival = {True: 0.0, False: 0.0}
         """Of the last message, to the server and back: order is kept."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Nothing comes through between a process and another one, or all others, for a while."""
+
+    process: Process
+    other: Process | None
+    until: float
+
+    def parts(self, a: Process, b: Process) -> bool:
+        pair = (a, b)
+        return self.process in pair and (self.other is None or self.other in pair)
 
 
 class Network:
@@ -76,6 +92,7 @@ class Network:
         self._listening: dict[str, Process] = {}
         self._peers: dict[bytes, Connection] = {}
         self._identities = 0
+        self._cuts: list[Cut] = []
 
     # -- connections ------------------------------------------------------------------------------
 
@@ -94,6 +111,10 @@ class Network:
         if connection.closed or life != connection.life:
             return
         server = self._listening.get(connection.address)
+        cut = server and self._cut_between(connection.client, server)
+        if cut:
+            self._schedule.at(cut.until + 0.01, self._try, connection, life)
+            return
         if server is None:
             self._schedule.after(self._random.uniform(0.05, 0.4), self._try, connection, life)
             return
@@ -111,11 +132,39 @@ class Network:
         self._counts["broken connections"] += 1
         connection.life += 1
         if connection.server is not None and self._random.random() < 0.5:
-            connection.is_black_hole = True
+            connection.is_black_hole = {True: True, False: True}
             self._schedule.after(away_s, self._notice, connection, connection.life)
             return
         self._disconnect(connection)
         self._schedule.after(away_s, self._try, connection, connection.life)
+
+    def cut(self, cut: Cut, hears: bool, is_heard: bool, loses: bool) -> None:
+        """One way or both, what is sent waits for the end of the cut, or is lost with the link."""
+        self._cuts.append(cut)
+        lasts_s = cut.until - self._schedule.now
+        for connection in self.connections:
+            server = connection.server
+            if server is None or not cut.parts(connection.client, server):
+                continue
+            is_server = server is cut.process
+            for to_server in (True, False):
+                if hears if to_server == is_server else is_heard:
+                    continue
+                if loses:
+                    connection.is_black_hole[to_server] = True
+                else:
+                    connection.blocked_until[to_server] = cut.until
+            if loses:
+                self._schedule.after(lasts_s, self._lose, connection, connection.life)
+
+    def _lose(self, connection: Connection, life: int) -> None:
+        if life == connection.life:
+            connection.life += 1
+            self._notice(connection, connection.life)
+
+    def _cut_between(self, a: Process, b: Process) -> Cut | None:
+        self._cuts = [cut for cut in self._cuts if cut.until > self._schedule.now]
+        return next((cut for cut in self._cuts if cut.parts(a, b)), None)
 
     def _notice(self, connection: Connection, life: int) -> None:
         if life == connection.life:
@@ -126,7 +175,8 @@ class Network:
         self._peers.pop(connection.peer, None)
         connection.server = None
         connection.peer = b""
-        connection.is_black_hole = False
+        connection.is_black_hole = {True: False, False: False}
+        connection.blocked_until = {True: 0.0, False: 0.0}
 
     def close(self, connection: Connection) -> None:
         connection.closed = True
@@ -188,7 +238,7 @@ class Network:
 
     def _transmit(self, connection: Connection, to_server: bool, message: Message) -> float:
         """Plan the arrival; returns its time."""
-        if connection.is_black_hole:
+        if connection.is_black_hole[to_server]:
             self._counts["lost with a connection"] += 1
             if connection.channel == "stream":
                 connection.queued -= 1
@@ -206,7 +256,8 @@ class Network:
         if rough and weather.reordering and random.random() < weather.reordering:
             self._counts["reordered by the weather"] += 1
             return self._plan(connection, to_server, message, self._late(), held=True)
-        at = max(self._schedule.now, connection.stalled_until) + self._latency_s()
+        blocked_until = max(connection.stalled_until, connection.blocked_until[to_server])
+        at = max(self._schedule.now, blocked_until) + self._latency_s()
         at = max(at, connection.arrival[to_server])
         connection.arrival[to_server] = at
         return self._plan(connection, to_server, message, at, held=False)
@@ -234,7 +285,7 @@ class Network:
         if not to_server:
             connection.received.append(message)
             connection.client.wake(now)
-        elif connection.server is not None and not connection.is_black_hole:
+        elif connection.server is not None and not connection.is_black_hole[True]:
             connection.server.inbox[connection.channel].append((connection.peer, message))
             connection.server.wake(now)
 

@@ -30,9 +30,17 @@ FaultKind = Literal[
     "follower pauses",
     "link breaks",
     "reader stalls",
+    "shard dies at a step",
+    "broker dies at a step",
+    "member dies at a step",
+    "shard is superseded",
+    "network is cut",
+    "journal rots",
+    "rollback",
 ]
 
-#: How often each kind is drawn. Restarts of shards are what most rules are about.
+#: How often each kind is drawn. Restarts of shards are what most rules are about. These and the
+#: following are drawn apart, so that a seed's plan stays what it was when something is added.
 WEIGHTS: dict[FaultKind, int] = {
     "shard restarts": 8,
     "shard pauses": 2,
@@ -50,6 +58,36 @@ WEIGHTS: dict[FaultKind, int] = {
     "reader stalls": 3,
 }
 
+#: Of which most seeds have one or two besides.
+HARD_WEIGHTS: dict[FaultKind, int] = {
+    "shard dies at a step": 8,
+    "broker dies at a step": 2,
+    "member dies at a step": 2,
+    "shard is superseded": 3,
+    "network is cut": 3,
+    "journal rots": 1,
+    "rollback": 3,
+}
+
+#: Where a shard with a journal may die, and how often it passes there before it does, at most.
+SHARD_STEPS = {
+    "before an effect": 8,
+    "after an append": 4,
+    "half written": 4,
+    "written": 4,
+    "synced": 4,
+    "segment named": 1,
+    "segment written": 1,
+    "checkpoint named": 2,
+}
+
+#: Without one, it only dies at these.
+STEPS_WITHOUT_JOURNAL = {
+    step: SHARD_STEPS[step] for step in ("before an effect", "checkpoint named")
+}
+
+#: The rates of clocks, against true time. Real ones differ by far less.
+CLOCK_RATES = (0.8, 1.25)
 
 POLICIES: tuple[Policy, ...] = (Unbounded(), *(Bounded(bound) for bound in range(5)))
 
@@ -63,6 +101,8 @@ class Fault:
     lasts_s: float
     aim: float
     """From 0 to 1: which of those that are there it meets."""
+    dice: float = 0.0
+    """From 0 to 1: what else there is to choose."""
 
     def __str__(self) -> str:
         return f"{self.at_s:6.2f} s  {self.kind}, for {self.lasts_s:.2f} s"
@@ -115,6 +155,14 @@ class Plan:
     """The run begins without release 0: the first worker brings the parameters."""
     steps_when_calm: int
     """Of each live worker, once the faults are over; with 0, all there is was pushed before."""
+    journalled: bool
+    sync_s: float
+    """Mean of the time that a write, and a sync, of the journal takes."""
+    segment_bytes: int
+    kept_checkpoints: int
+    """0: all of them."""
+    drifting: bool
+    """Each process has a clock with a rate and a beginning of its own."""
 
     @property
     def bound(self) -> int | None:
@@ -133,10 +181,17 @@ class Plan:
             f"{self.followers} followers, {self.weather}, "
             f"{'seeded by a worker' if self.seeded else 'from release 0'}, "
             f"{self.pushes_per_pass} pushes a pass, push budget {self.push_budget}, "
-            f"{self.steps_when_calm} steps once all is calm"
+            f"{self.steps_when_calm} steps once all is calm, "
+            f"{self._disk()}{', drifting clocks' if self.drifting else ''}"
         )
         end = f"{self.faults_end_s:6.2f} s  the faults end"
         return "\n".join([head, *(f"  {fault}" for fault in self.faults), f"  {end}"])
+
+    def _disk(self) -> str:
+        if not self.journalled:
+            return "no journal"
+        kept = self.kept_checkpoints or "all"
+        return f"journal in segments of {self.segment_bytes} bytes, {kept} checkpoints kept"
 
 
 def draw_plan(seed: int) -> Plan:
@@ -153,6 +208,8 @@ def draw_plan(seed: int) -> Plan:
     # Without any, nothing but the shards themselves sees to it that parameters are published.
     no_releases = followers == 0 and random.random() < 0.5
     windows = sum(worker.max_in_flight for worker in workers)
+    apart = Random(f"disk {seed}")
+    journalled = apart.random() < 0.6
     return Plan(
         seed=seed,
         shards=shards,
@@ -160,7 +217,7 @@ def draw_plan(seed: int) -> Plan:
         workers=workers,
         followers=followers,
         weather=_draw_weather(random),
-        faults=_draw_faults(random, lasts_s, outlasts_leases),
+        faults=_harder(seed, _draw_faults(random, lasts_s, outlasts_leases), lasts_s, journalled),
         faults_end_s=lasts_s,
         pushes_per_pass=random.choice((1, 2, 64)),
         push_budget=windows if random.random() < 0.2 else AMPLE_PUSH_BUDGET,
@@ -168,6 +225,11 @@ def draw_plan(seed: int) -> Plan:
         save_every_s=SELDOM_S if no_releases else random.choice((0.2, 0.5, 1.5, SELDOM_S)),
         seeded=random.random() < 0.15,
         steps_when_calm=0 if random.random() < 0.15 else 4,
+        journalled=journalled,
+        sync_s=apart.choice((0.0005, 0.003, 0.01)),
+        segment_bytes=apart.choice((2000, 10_000, 1 << 20)),
+        kept_checkpoints=apart.choice((0, 1, 3)),
+        drifting=apart.random() < 0.25,
     )
 
 
@@ -218,3 +280,28 @@ def _draw_faults(random: Random, lasts_s: float, outlasts_leases: bool) -> tuple
         # A broker that is slow at first is told everything more than once.
         faults.append(Fault(0.0, "broker pauses", random.uniform(0.5, 1.5), 0.0))
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
+
+
+def _harder(
+    seed: int, faults: tuple[Fault, ...], lasts_s: float, journalled: bool
+) -> tuple[Fault, ...]:
+    """These and others, drawn apart."""
+    random = Random(f"hard faults {seed}")
+    weights = {k: w for k, w in HARD_WEIGHTS.items() if journalled or k != "journal rots"}
+    drawn = random.choices(list(weights), list(weights.values()), k=random.choice((0, 1, 1, 2, 3)))
+    added = [
+        Fault(
+            random.uniform(0.2, lasts_s * 0.9),
+            kind,
+            min(random.expovariate(2.5), 2.0),
+            random.random(),
+            random.random(),
+        )
+        for kind in drawn
+    ]
+    late = [f for f in faults if f.kind == "broker restarts" and f.at_s > LEASE_S]
+    if late and random.random() < 0.6:
+        # Nor does the shard know any more what it fenced, but for what it has on disk.
+        at_s = late[-1].at_s - random.uniform(0.0, 1.0)
+        added.append(Fault(at_s, "shard restarts", random.uniform(0.0, 0.3), random.random()))
+    return tuple(sorted([*faults, *added], key=lambda fault: fault.at_s))

@@ -59,6 +59,18 @@ class PushChecks:
         state = shard.snapshot().parameters.tobytes()
         self._histories[index].begin(*shard.version, state, origin)
 
+    def rolled_back(self, process: SimShard, before: Version, origin: Version) -> None:
+        """A shard has taken the contents of an older release for its next version."""
+        assert process.shard is not None
+        history, after = self._histories[process.index], process.shard.version
+        if after != (before[0], before[1] + 1):
+            text = f"{process} went back from version {before} to {after}"
+            raise Violation("never backwards", text)
+        history.roll_back(process.incarnation, origin)
+        if process.shard.snapshot().parameters.tobytes() != history.state(after):
+            raise Violation("never torn", f"{process} went back to other bytes than {origin}")
+        self._counts["rollbacks"] += 1
+
     def decided(self, process: SimShard, push: Push, before: Version, after: Version) -> None:
         """A shard has read a push: either nothing changed, or it was applied, and rightly."""
         if after == before:
@@ -77,7 +89,10 @@ class PushChecks:
         ):
             raise Violation("fenced", f"{where}, which the directory says is fenced")
         staleness = self._staleness_of(where, history, push.base, before)
-        history.apply(before[0], push_id, places)
+        superseded = None
+        if process.is_superseded and process.shard is not None:
+            superseded = process.shard.snapshot().parameters.tobytes()
+        history.apply(before[0], push_id, places, superseded)
         self._staleness[process.index, push_id, after] = staleness
         self._counts["applied"] += 1
 
@@ -101,17 +116,17 @@ class PushChecks:
             return
         assert process.shard is not None
         key = (attach.session, process.index)
-        life_before = self._attached_life.get(key)
-        self._attached_life[key] = process.incarnation
-        if not process.shard.ready:
+        life_before = self._attached_life.get(key, 0)
+        if not process.shard.ready or process.incarnation < life_before:
             return
+        self._attached_life[key] = process.incarnation
         history, version = self._histories[process.index], process.shard.version
         lost = [
             at
             for seq, at in self._acknowledged[key]
             if at[0] == life_before
             and seq < attach.oldest_unanswered
-            and not history.holds(version, at)
+            and not history.follows(version, at)
         ]
         least = max((at[1] for at in lost), default=0) - history.restored_version(version[0])
         if lost and process.shard.tally.lost_updates < least:
@@ -201,7 +216,7 @@ class PushChecks:
         self._was_unknown = True
         assert worker.session is not None
         excused = worker.session.fenced or self._plan.push_budget < AMPLE_PUSH_BUDGET
-        if not excused and self._histories[shard].lives == 1:
+        if not excused and (self._plan.journalled or self._histories[shard].lives == 1):
             text = f"{worker} never learned what shard {shard} did with {push_id}"
             raise Violation("exactly once", text)
 
@@ -245,12 +260,14 @@ class PushChecks:
             text = f"{process} holds seq {push_id[1]} of session {push_id[0]}, told as rejected"
             raise Violation("exactly once", text)
         if verdict.outcome == "applied" and verdict.version is not None:
+            told = f"seq {push_id[1]} of session {push_id[0]}, told as applied at {verdict.version}"
+            if self._plan.journalled and not history.follows(version, verdict.version):
+                raise Violation("journalled", f"{process} at {version} never had {told}")
             should = history.holds(version, verdict.version)
             if is_in != should:
                 raise Violation(
                     "exactly once",
-                    f"{process} at {version} {'holds' if is_in else 'lacks'} seq {push_id[1]} of "
-                    f"session {push_id[0]}, told as applied at {verdict.version}",
+                    f"{process} at {version} {'holds' if is_in else 'lacks'} {told}",
                 )
 
     def _require_bounded_rows(self, process: SimShard) -> None:

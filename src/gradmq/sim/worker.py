@@ -118,7 +118,7 @@ class SimWorker(SimMember):
             self._make_slots(),
         )
         self._has_given_up = False
-        self.session_began_at = now
+        self.session_began_at = self.world.schedule.now
         self.attached_to = {}
         for shard, version in enumerate(self.replica.versions):
             if version is not None:
@@ -332,7 +332,7 @@ class SimWorker(SimMember):
 
     def hurry(self) -> None:
         """Whatever is being computed is finished soon."""
-        now = self.world.schedule.now
+        now = self.clock.shows(self.world.schedule.now)
         self._computed_at = min(self._computed_at, now + self.world.compute_s(self))
 
     def _send_pushes(self, now: float) -> None:
@@ -341,6 +341,7 @@ class SimWorker(SimMember):
             return
         for shard, link in self.links.items():
             while (push := session.next_push(shard)) is not None:
+                self.step("before a message")
                 if not self.world.network.send(link.gradients, push):
                     break
                 self.world.push_checks.sent(self, push)

@@ -16,16 +16,19 @@ import numpy as np
 
 from gradmq.ps.state import ShardState
 from gradmq.sim.broker import SimBroker
+from gradmq.sim.disk import SimDisk
 from gradmq.sim.faults import Faults
 from gradmq.sim.follower import SimFollower
 from gradmq.sim.history import ShardHistory
+from gradmq.sim.journal_checks import JournalChecks
 from gradmq.sim.member_checks import MemberChecks
 from gradmq.sim.memory import Memory
 from gradmq.sim.network import Network
-from gradmq.sim.plan import Fault, Plan, WorkerPlan, draw_plan
+from gradmq.sim.plan import CLOCK_RATES, Fault, Plan, WorkerPlan, draw_plan
+from gradmq.sim.process import Clock
 from gradmq.sim.push_checks import PushChecks
 from gradmq.sim.schedule import Schedule
-from gradmq.sim.shard import SavedState, SimShard
+from gradmq.sim.shard import SimShard
 from gradmq.sim.trace import Trace
 from gradmq.sim.tracer import Tracer, TracerGradient
 from gradmq.sim.view_checks import ViewChecks
@@ -68,14 +71,21 @@ class World:
         self.push_checks = PushChecks(plan, self.histories, self.counts)
         self.view_checks = ViewChecks(self.histories, self.counts)
         self.member_checks = MemberChecks(self.counts)
-        self.disks: list[list[SavedState]] = [[] for _ in range(plan.shards)]
-        if not plan.seeded:
-            self._write_release_0()
+        disk_random = Random(f"disks {plan.seed}")
+        self.disks = [
+            SimDisk(index, disk_random, plan.kept_checkpoints) for index in range(plan.shards)
+        ]
+        self.journal_checks = JournalChecks(self.histories, self.disks, self.counts)
+        self._clock_random = Random(f"clocks {plan.seed}")
+        self._release_0 = [self._release_0_of(index) for index in range(plan.shards)]
+        self._write_release_0()
         self._made = 0
         self._incarnations = [0] * plan.shards
         self._broker_incarnation = 0
         self.broker = self._new_broker()
         self.shards = [self._new_shard(index, True) for index in range(plan.shards)]
+        self.superseded: list[SimShard] = []
+        """Shards in whose place another one was started while they were there."""
         self.workers: list[SimWorker] = []
         self.followers: list[SimFollower] = []
         for worker in plan.workers:
@@ -83,12 +93,29 @@ class World:
         for _ in range(plan.followers):
             self.start_follower()
 
+    def _release_0_of(self, index: int) -> ShardState | None:
+        """What the run begins with; None: the first worker brings it."""
+        if self.plan.seeded:
+            return None
+        zeros = np.zeros(self.tracer.layout.parts[index].size, np.float32)
+        return ShardState(zeros, {}, version=0, lineage=((0, -1),), rows={}, release=0)
+
     def _write_release_0(self) -> None:
-        for index, history in enumerate(self.histories):
-            zeros = np.zeros(self.tracer.layout.parts[index].size, np.float32)
-            state = ShardState(zeros, {}, version=0, lineage=((0, -1),), rows={}, release=0)
-            history.begin(0, 0, zeros.tobytes(), None)
-            self.disks[index].append(SavedState(0, state))
+        for history, disk, state in zip(self.histories, self.disks, self._release_0, strict=True):
+            if state is not None:
+                history.begin(0, 0, state.parameters.tobytes(), None)
+                disk.save(state)
+
+    def new_clock(self) -> Clock:
+        if not self.plan.drifting:
+            return Clock()
+        random = self._clock_random
+        return Clock(random.uniform(*CLOCK_RATES), random.uniform(0.0, 1000.0))
+
+    @property
+    def faults_left_s(self) -> float:
+        """How long the faults will last yet."""
+        return max(0.0, self.plan.faults_end_s - self.schedule.elapsed_s)
 
     def note(self, who: str, text: str) -> None:
         if self._trace is not None:
@@ -107,6 +134,17 @@ class World:
     def start_shard(self, index: int, moves: bool) -> None:
         if not self.shards[index].alive:
             self.shards[index] = self._new_shard(index, moves)
+
+    def supersede_shard(self, shard: SimShard) -> None:
+        """Start another process in the place of one that may be there, on the disk that it had."""
+        if not shard.alive or self.shards[shard.index] is not shard or self.phase != "faults":
+            return
+        self.counts["shards superseded"] += 1
+        shard.is_superseded = True
+        self.superseded.append(shard)
+        if self._clock_random.random() < 0.5:
+            self.disks[shard.index].lose_power()
+        self.shards[shard.index] = self._new_shard(shard.index, True)
 
     def _new_shard(self, index: int, moves: bool) -> SimShard:
         self._incarnations[index] += 1
@@ -167,7 +205,13 @@ class World:
         ready = all(shard.shard is not None and shard.shard.ready for shard in self.shards)
         if ready:
             self.push_checks.finish(self.shards, self.live_workers())
+            self._replay_journals()
         self.counts["virtual seconds"] += int(self.schedule.elapsed_s)
+
+    def _replay_journals(self) -> None:
+        if self.plan.journalled:
+            for shard, release_0 in zip(self.shards, self._release_0, strict=True):
+                self.journal_checks.finish(shard, release_0)
 
     def _perform(self, faults: Faults, fault: Fault) -> None:
         if self.phase == "faults":
@@ -181,7 +225,8 @@ class World:
         self.start_broker()
         for shard in list(self.shards):
             self.start_shard(shard.index, False)
-        for process in [self.broker, *self.shards, *self.workers, *self.followers]:
+        shards = [*self.shards, *self.superseded]
+        for process in [self.broker, *shards, *self.workers, *self.followers]:
             process.wake_up()
         for connection in self.network.connections:
             connection.stalled_until = 0.0
@@ -200,11 +245,20 @@ class World:
         """Who has steps to make yet; "" if nobody."""
         if self._made >= PUSHES:
             return ""
-        now = self.schedule.now
         for worker in self.live_workers():
             if worker.steps < worker.goal and not worker.is_leaving:
+                now = worker.clock.shows(self.schedule.now)
                 waits = worker.session.waiting_for(now) if worker.session else "to join"
                 return f"{worker} ({worker.stage}) waits for {waits or 'nobody'}"
+        return ""
+
+    def _busy_shards(self) -> str:
+        for shard in self.superseded:
+            if shard.alive:
+                return f"{shard} is still there beside {self.shards[shard.index]}"
+        for shard in self.shards:
+            if not shard.at_rest:
+                return f"{shard} has not written all of its journal"
         return ""
 
     def _drain_left(self) -> str:
@@ -213,12 +267,14 @@ class World:
             return ""  # nobody is left to bring parameters
         if not all(shard.shard is not None and shard.shard.ready for shard in self.shards):
             return "a shard has no parameters"
+        if busy := self._busy_shards():
+            return busy
         newest = tuple(shard.shard.version for shard in self.shards if shard.shard)
         for worker in self.live_workers():
             if worker.session is None or worker.replica is None:
                 return f"{worker} has not joined"
             if worker.session.in_flight:
-                waits = worker.session.waiting_for(self.schedule.now)
+                waits = worker.session.waiting_for(worker.clock.shows(self.schedule.now))
                 return f"{worker} has {worker.session.in_flight} in flight, waits for {waits}"
             if worker.replica.versions != newest:
                 return f"{worker} has {worker.replica.versions}, the newest is {newest}"
@@ -240,5 +296,5 @@ def play(seed: int, write: Callable[[str], None] | None = None) -> Counter[str]:
         raise Violation(violation.rule, f"{violation.text} {where}") from violation
     except Exception as error:
         error.add_note(replay)
-        raise
+        raise Violation("raises", f"{error!r} [{replay}]") from error
     return world.counts
