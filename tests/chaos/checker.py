@@ -153,6 +153,8 @@ def _should_be_in(verdict: Event | None, shard: int, version: Version) -> bool |
         return None
     if verdict["outcomes"][shard] != "applied":
         return False
+    if verdict["versions"][shard] is None:
+        return None  # found at the end
     incarnation, number = verdict["versions"][shard]
     return bool(number <= version[1]) if incarnation == version[0] else None
 
@@ -239,6 +241,8 @@ def _check_verdict(
     if outcome != "applied":
         if count:
             findings.add("unexpected", text)
+    elif verdict["versions"][shard] is None:
+        findings.add("unexpected", f"{text}: applied, at no version")
     elif survives(tuple(verdict["versions"][shard]), final.lineage):
         if not count:
             findings.add("lost", text)

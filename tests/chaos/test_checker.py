@@ -91,6 +91,8 @@ PLANTED: dict[str, tuple[str, Change]] = {
         "unexpected", lambda h, f: final(h, f, seen=seen(0, 1, 5, 2), version=4)),
     "a push that nobody made": (
         "unexpected", lambda h, f: final(h, f, seen=seen(0, 1, 5, 11), version=4)),
+    "a push applied at no version": (
+        "unexpected", lambda h, f: h["worker-1"][5].update(versions=[None])),
     "more lives than starts": ("unexpected", lambda h, f: final(h, f, starts=1)),
     "the final parameters are no version": ("torn", lambda h, f: final(h, f, version=4)),
     "a reader saw two versions in one": ("torn", lambda h, f: h["follower"][1].update(torn=[True])),
