@@ -6,31 +6,27 @@ workers, followers ──(ROUTER)── attach, query, fetch     all ◀──(P
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import socket as sockets
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Collection, Iterable
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import zmq
 
 from gradmq import link
-from gradmq.durable import next_incarnation, remove_unfinished
+from gradmq.durable import exclusive, next_incarnation, remove_unfinished
 from gradmq.errors import (
     CheckpointError,
     JoinRefused,
-    JournalError,
     RemoteProtocolError,
     SettingsError,
 )
 from gradmq.layout import Layout
 from gradmq.membership import Membership
-from gradmq.memory_guard import MemoryGuard
 from gradmq.ps import checkpoint
 from gradmq.ps.effects import Append, Effect, Publish, Quarantined, Reply, Save, TellBroker
 from gradmq.ps.guard import ShardGuard
@@ -38,21 +34,21 @@ from gradmq.ps.journal.chain import End
 from gradmq.ps.journal.records import Opened
 from gradmq.ps.journal.segments import journal_folder
 from gradmq.ps.journal.writer import JournalWriter
+from gradmq.ps.listeners import Listeners
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from
-from gradmq.ps.recovery import forget_journal, recover
+from gradmq.ps.recovery import recover
+from gradmq.ps.saving import Saving
 from gradmq.ps.sessions import NOTHING_SHARED, SharedSlots
 from gradmq.ps.shard import Shard
+from gradmq.ps.sharing import shared_ring, slots_of
 from gradmq.ps.state import ShardState
-from gradmq.ring import SLOTS as RING_SLOTS
-from gradmq.ring import RingWriter, memory_bytes, own_memory, slot_vectors
+from gradmq.ring import RingWriter, own_memory
 from gradmq.security.access import ps_name
 from gradmq.security.keys import load_identity
-from gradmq.shared_memory import NotShared, SharedMemory, fence, open_segment
+from gradmq.shared_memory import SharedMemory, fence
 from gradmq.wire.messages import (
-    MAX_WINDOW,
     Attach,
-    Beacon,
     Detach,
     Directory,
     Fetch,
@@ -66,7 +62,6 @@ from gradmq.wire.messages import (
     Rejoin,
     ReleaseMade,
     Renewed,
-    Saved,
     Seed,
     Welcome,
 )
@@ -81,13 +76,10 @@ LONGEST_PASS_S = 0.0005
 
 #: At the end, decisions have so long to reach the disk.
 JOURNAL_CLOSE_S = 5.0
+
 #: The loop comes round at least this often, whatever it waits for: peers can send a gigabyte a
 #: second, and nothing but the memory that it takes tells of some of it.
 LONGEST_SLEEP_S = 0.1
-
-#: What a shard may hold beside the pushes' budget: so many times its parameters (the ring, the
-#: optimizer's state, releases, publications under way, a checkpoint being written), and this much.
-TIMES_ITS_SIZE, BESIDE_BYTES = 16, 256 << 20
 
 #: What is queued at the end, verdicts among it, has this long to leave.
 FAREWELL_MS = 500
@@ -141,13 +133,8 @@ class PsNode:
         self._ring: SharedMemory | None = None
         self._run_name: str | None = None
         self._directory: Directory | None = None
-        self._leaving: list[tuple[int | None, zmq.MessageTracker]] = []
-        """Publications that some connection has not taken yet, oldest first, and their slots."""
-        self._saves: list[tuple[int, int, Future[None]]] = []
-        """Under way: release, version, and what becomes of it."""
         self._addresses: tuple[str, ...] = ()
         self._newest_saved = 0
-        self._saved_version = 0
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError.
@@ -156,7 +143,7 @@ class PsNode:
         """
         options = self._options
         folder = checkpoint.shard_folder(options.state, options.shard)
-        with _exclusive(folder), ExitStack() as stack:
+        with exclusive(folder), ExitStack() as stack:
             remove_unfinished(folder)
             self._incarnation = next_incarnation(folder / "incarnation")
             self._recover()
@@ -165,7 +152,8 @@ class PsNode:
             self._broker = stack.enter_context(
                 link.broker(self._context, options.broker, self._identity)
             )
-            self._writer = stack.enter_context(ThreadPoolExecutor(1, "gradmq-checkpoint"))
+            self._saving = Saving(options.state, options.shard, options.kept_checkpoints)
+            stack.callback(self._saving.close)
             self._member = Membership(self._hello)
             self._poller = zmq.Poller()
             self._poller.register(self._broker, zmq.POLLIN)
@@ -195,14 +183,12 @@ class PsNode:
     def _leave(self) -> None:
         """Intake stops; what was decided is told, what was not, or is not on disk, is named."""
         unwritten = self._close_journal()
-        self._writer.shutdown(wait=True)
-        self._collect_saves()
+        self._saving.close()
+        self._tell_of_saves()
         if self._shard is not None:
-            undecided = 0
-            while undecided < MOST_COUNTED and self._pull.poll(LAST_LOOK_MS):
-                undecided += link.receive_good(self._pull) is not None
+            undecided = self._listeners.count_undecided(MOST_COUNTED, LAST_LOOK_MS)
             version = self._shard.version[1]
-            unsaved = version - self._saved_version if self._journal is None else unwritten
+            unsaved = version - self._saving.version if self._journal is None else unwritten
             if undecided or unsaved:
                 log.warning(
                     "left with %d pushes received and not decided, which are sent again to who "
@@ -211,7 +197,7 @@ class PsNode:
                     unsaved,
                     version,
                 )
-            self._control.setsockopt(zmq.LINGER, FAREWELL_MS)
+            self._listeners.control.setsockopt(zmq.LINGER, FAREWELL_MS)
         link.send(self._broker, Goodbye())
         self._broker.setsockopt(zmq.LINGER, FAREWELL_MS)
 
@@ -238,7 +224,7 @@ class PsNode:
         """The layout is known: from here on this process can be pushed to."""
         options = self._options
         part = layout.parts[options.shard]
-        self._ring = _shared_ring(part.size, welcome.settings.get("transport", "auto"))
+        self._ring = shared_ring(part.size, welcome.settings.get("transport", "auto"))
         memory = self._ring.memory if self._ring else own_memory(part.size)
         journalled = welcome.settings.get("durability", "memory") == "journal"
         self._shard = Shard(
@@ -256,21 +242,22 @@ class PsNode:
         )
         if self._restored is not None:
             self._shard.restore(self._restored)
-            self._saved_version = self._restored.version
+            self._saving.version = self._restored.version
             self._restored = None
         if journalled:
             self._open_journal(self._shard, layout)
         if self._identity is not None:
             self._guard = self._stack.enter_context(ShardGuard(self._context, self._identity))
-        self._listeners = self._stack.enter_context(ExitStack())
-        ports = [options.port + i if options.port else 0 for i in range(3)]
-        self._ports = self._listen(self._shard, ports, link.bind)
+        listeners = self._listeners = self._stack.enter_context(
+            Listeners(
+                self._context, self._poller, self._shard, self._identity, options.push_budget_bytes
+            )
+        )
+        listeners.listen(options.bind, [options.port + i if options.port else 0 for i in range(3)])
         if self._guard is not None:
-            self._guard.prove_closed(self._pull, self._pub, self._control)
+            self._guard.prove_closed(*listeners.sockets)
         link.say_if_open(options.bind, self._guard is not None)
-        self._addresses = tuple(f"tcp://{options.advertise}:{port}" for port in self._ports)
-        allowed = options.push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES
-        self._memory_guard = self._stack.enter_context(MemoryGuard(allowed))
+        self._addresses = tuple(f"tcp://{options.advertise}:{port}" for port in listeners.ports)
         self._member.rejoin(time.monotonic())
         log.info("serving %d parameters of shard %d", self._shard.part.size, options.shard)
 
@@ -296,36 +283,6 @@ class PsNode:
         self._journal = JournalWriter(folder, opened, self._journal_end, wake)
         self._poller.register(self._journal_news, zmq.POLLIN)
 
-    def _listen(
-        self, shard: Shard, ports: Sequence[int], bind: Callable[[link.Socket, str, int], int]
-    ) -> list[int]:
-        """Open the three sockets that others connect to; returns their ports."""
-        self._pull = self._listeners.enter_context(link.pull(self._context, self._identity))
-        self._pub = self._listeners.enter_context(
-            link.publisher(self._context, shard.part.nbytes, self._identity)
-        )
-        self._control = self._listeners.enter_context(link.router(self._context, self._identity))
-        shard.on_readers(False)
-        bound = []
-        for socket, port in zip((self._pull, self._pub, self._control), ports, strict=True):
-            bound.append(bind(socket, self._options.bind, port))
-            self._poller.register(socket, zmq.POLLIN)
-        return bound
-
-    def _drop_connections(self, shard: Shard) -> None:
-        """Somebody makes this process hold too much: everybody connects anew.
-
-        Nothing is lost that the protocol does not repeat: workers ask after their pushes, and
-        readers are told by beacons what they missed.
-        """
-        log.error("%s: drops all connections", self._memory_guard.trouble())
-        for socket in (self._pull, self._pub, self._control):
-            self._poller.unregister(socket)
-        self._listeners.close()
-        if not self._memory_guard.recover():
-            log.error("that did not help; it may hold more from now on")
-        self._listen(shard, self._ports, link.bind_again)
-
     # -- the loop ---------------------------------------------------------------------------------
 
     def _sleep_s(self, now: float) -> float:
@@ -337,12 +294,12 @@ class PsNode:
     def _pass(self, ready: Collection[object]) -> None:
         """Hear what the ready sockets have, gradients first, and do what time asks for."""
         if self._shard is not None:
-            if self._pull in ready:
+            if self._listeners.gradients in ready:
                 self._receive_pushes(self._shard)
-            if self._control in ready:
+            if self._listeners.control in ready:
                 self._receive_control(self._shard)
-            if self._pub in ready:
-                self._receive_subscriptions(self._shard)
+            if self._listeners.parameters in ready:
+                self._listeners.hear_subscriptions()
         if self._broker in ready:
             self._receive_from_broker()
         if self._journal is not None and self._journal_news.fileno() in ready:
@@ -350,11 +307,10 @@ class PsNode:
             self._say_what_is_durable()
         if self._shard is not None:
             now = time.monotonic()
-            self._look_at_leaving(self._shard, now)
-            self._perform(self._shard.on_time(now, self._push_waiting()))
-            if self._memory_guard.is_too_much():
-                self._drop_connections(self._shard)
-        self._collect_saves()
+            self._listeners.look_at_leaving(now)
+            self._perform(self._shard.on_time(now, self._listeners.push_waiting))
+            self._listeners.drop_if_too_much()
+        self._tell_of_saves()
         news = self._member.news(self._options.broker, time.monotonic())
         if news:
             log.warning("%s", news)
@@ -376,6 +332,10 @@ class PsNode:
         self._say_what_is_durable()
         return left
 
+    def _tell_of_saves(self) -> None:
+        for saved in self._saving.finished():
+            link.send(self._broker, saved)
+
     def _report(self) -> dict[str, object]:
         if self._shard is None:
             return {"waiting_for": "the layout"}
@@ -383,40 +343,13 @@ class PsNode:
         saved = checkpoint.saved_releases(options.state, options.shard)
         return {**self._shard.report(time.monotonic()), "saved": saved}
 
-    def _push_waiting(self) -> bool:
-        events = self._pull.getsockopt(zmq.EVENTS)
-        return bool(isinstance(events, int) and events & zmq.POLLIN)
-
-    def _receive_subscriptions(self, shard: Shard) -> None:
-        """Publications of newest versions are made only while somebody subscribes to them."""
-        for _ in range(CONTROL_PER_PASS):
-            change = link.receive_subscription(self._pub)
-            if change is None:
-                return
-            topic, present = change
-            if topic == link.TOPIC_NEWEST:
-                shard.on_readers(present)
-            if present:
-                shard.on_subscriber()
-
-    def _look_at_leaving(self, shard: Shard, now: float) -> None:
-        if not self._leaving:
-            return
-        newest = self._leaving[-1][1]
-        for slot, tracker in [sent for sent in self._leaving if sent[1].done]:
-            self._leaving.remove((slot, tracker))
-            if slot is not None:
-                shard.on_slot_free(slot)
-            if tracker is newest:
-                shard.on_drained(now)
-
     def _receive_pushes(self, shard: Shard) -> None:
         began = now = time.monotonic()
         for _ in range(PUSHES_PER_PASS):
             if self._guard is None:
-                message = link.receive_good(self._pull)
+                message = link.receive_good(self._listeners.gradients)
             else:
-                message = self._guard.receive_push(self._pull, shard)
+                message = self._guard.receive_push(self._listeners.gradients, shard)
             if message is None:
                 break
             if isinstance(message, Push):
@@ -429,14 +362,17 @@ class PsNode:
         self._perform(shard.take_verdicts())
 
     def _receive_control(self, shard: Shard) -> None:
+        control = self._listeners.control
         for _ in range(CONTROL_PER_PASS):
             try:
-                received = link.receive(self._control, prefixes=1, sender=self._guard is not None)
+                received = link.receive(
+                    self._listeners.control, prefixes=1, sender=self._guard is not None
+                )
             except link.BadMessage as error:
                 log.warning("refused a message: %s", error)
                 if error.prefix:
                     refused = Refused(reason="wire", text=str(error))
-                    link.send(self._control, refused, prefix=error.prefix[:1])
+                    link.send(control, refused, prefix=error.prefix[:1])
                 continue
             if received is None:
                 return
@@ -452,9 +388,9 @@ class PsNode:
         now = time.monotonic()
         match message:
             case Attach():
-                self._perform(shard.on_attach(peer, message, self._opened(shard, message)))
+                self._perform(shard.on_attach(peer, message, self._shared_with(shard, message)))
             case Query():
-                self._perform(shard.on_query(peer, message, self._push_waiting()))
+                self._perform(shard.on_query(peer, message, self._listeners.push_waiting))
             case Fetch():
                 self._perform(shard.on_fetch(peer, message))
             case Detach():
@@ -465,17 +401,8 @@ class PsNode:
                 text = f"a {message.KIND} is not for a shard"
                 self._perform([Reply(peer, Refused(reason="wire", text=text))])
 
-    def _opened(self, shard: Shard, attach: Attach) -> SharedSlots:
-        """The slots of a worker on this host; nothing if it offers none or is on another."""
-        if attach.segment is None or self._ring is None:
-            return NOTHING_SHARED
-        size, slots = shard.part.size, min(attach.window, MAX_WINDOW)
-        try:
-            memory = open_segment(attach.segment, memory_bytes(size, slots))
-        except NotShared as error:
-            log.info("%s pushes over TCP: %s", attach.name, error)
-            return SharedSlots(reason=str(error))
-        return SharedSlots(slot_vectors(memory, size, slots))
+    def _shared_with(self, shard: Shard, attach: Attach) -> SharedSlots:
+        return NOTHING_SHARED if self._ring is None else slots_of(attach, shard.part.size)
 
     def _on_seed(self, shard: Shard, peer: bytes, seed: Seed, now: float) -> None:
         try:
@@ -542,7 +469,7 @@ class PsNode:
             assert self._member.welcome is not None
             self._open_shard(self._member.welcome, self._layout)
         if self._guard is not None:
-            self._guard.on_directory(directory, (self._pull, self._pub, self._control))
+            self._guard.on_directory(directory, self._listeners.sockets)
         if self._shard is not None:
             self._shard.on_directory(directory, now)
 
@@ -553,83 +480,17 @@ class PsNode:
             match effect:
                 case Reply():
                     # Lost if the peer is gone or does not read; it asks again.
-                    link.send(self._control, effect.message, prefix=[effect.peer])
+                    link.send(self._listeners.control, effect.message, prefix=[effect.peer])
                 case Publish():
-                    self._publish(effect)
+                    self._listeners.publish(effect)
                 case TellBroker():
                     link.send(self._broker, effect.message)
                 case Save():
-                    self._save(effect)
+                    assert self._layout is not None and self._run_name is not None
+                    self._saving.write(self._run_name, self._layout, effect.state)
                 case Append():
                     assert self._journal is not None
                     self._journal.append(effect.position, effect.record)
                 case Quarantined():
                     log.warning("%s is in quarantine: %s", effect.name, effect.why)
                     self._member.renew_soon(time.monotonic())
-
-    def _publish(self, effect: Publish) -> None:
-        message = effect.message
-        if isinstance(message, Beacon):
-            link.send(self._pub, message, prefix=[link.TOPIC_BEACONS])
-        elif message.release is not None:
-            link.send(self._pub, message, prefix=[link.TOPIC_RELEASES])
-        else:
-            tracker = link.send_tracked(self._pub, link.TOPIC_NEWEST, message)
-            self._leaving.append((effect.slot, tracker))
-
-    def _save(self, effect: Save) -> None:
-        assert self._layout is not None and self._run_name is not None
-        future = self._writer.submit(self._write, self._run_name, self._layout, effect.state)
-        self._saves.append((effect.release, effect.state.version, future))
-
-    def _write(self, run: str, layout: Layout, state: ShardState) -> None:
-        """In the thread that writes checkpoints."""
-        options = self._options
-        kept = options.kept_checkpoints
-        checkpoint.save(options.state, run, layout, options.shard, state, kept)
-        if kept:
-            forget_journal(options.state, options.shard)
-
-    def _collect_saves(self) -> None:
-        for release, version, future in [save for save in self._saves if save[2].done()]:
-            self._saves.remove((release, version, future))
-            failure = future.exception()
-            if isinstance(failure, CheckpointError | JournalError):
-                log.error("%s", failure)
-            elif failure is not None:
-                raise failure
-            else:
-                self._saved_version = version
-            saved = Saved(
-                release=release, shard=self._options.shard, error=str(failure) if failure else ""
-            )
-            link.send(self._broker, saved)
-
-
-def _shared_ring(size: int, transport: str) -> SharedMemory | None:
-    """Memory for the parameters that workers of this host can read; None: they use TCP."""
-    if transport == "tcp":
-        return None
-    try:
-        return SharedMemory("parameters", memory_bytes(size, RING_SLOTS))
-    except NotShared as error:
-        log.info("workers use TCP: %s", error)
-        return None
-
-
-@contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """One process per shard and state folder; the lock goes with the process, however it ends."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
-    except OSError as error:
-        raise CheckpointError(f"cannot use state folder {folder}: {error.strerror}") from None
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CheckpointError(
-                f"{folder} is in use by another process; stop it or use another --state"
-            ) from None
-        yield

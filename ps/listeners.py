@@ -1,0 +1,153 @@
+"""The three sockets of a shard that others connect to, and what is still leaving through them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from types import TracebackType
+
+import zmq
+
+from gradmq import link
+from gradmq.memory_guard import MemoryGuard
+from gradmq.ps.effects import Publish
+from gradmq.ps.shard import Shard
+from gradmq.security.keys import Identity
+from gradmq.wire.messages import Beacon
+
+log = logging.getLogger(__name__)
+
+#: What a shard may hold beside the pushes' budget: so many times its parameters (the ring, the
+#: optimizer's state, releases, publications under way, a checkpoint being written), and this much.
+TIMES_ITS_SIZE, BESIDE_BYTES = 16, 256 << 20
+
+#: Subscriptions heard in one pass.
+SUBSCRIPTIONS_PER_PASS = 256
+
+
+class Listeners:
+    """Gradients in, parameters out, control: open while the ``with`` block lasts; one thread."""
+
+    def __init__(
+        self,
+        context: zmq.Context[link.Socket],
+        poller: zmq.Poller,
+        shard: Shard,
+        identity: Identity | None,
+        push_budget_bytes: int,
+    ) -> None:
+        self._context = context
+        self._poller = poller
+        self._shard = shard
+        self._identity = identity
+        part = shard.part
+        self._memory = MemoryGuard(push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES)
+        self._open = ExitStack()
+        self._host = ""
+        self.ports: Sequence[int] = ()
+        self._leaving: list[tuple[int | None, zmq.MessageTracker]] = []
+        """Publications that some connection has not taken yet, oldest first, and their slots."""
+
+    def __enter__(self) -> Listeners:
+        self._memory.__enter__()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._open.close()
+        self._memory.__exit__(kind, error, trace)
+
+    def listen(self, host: str, ports: Iterable[int]) -> None:
+        """Bind, 0 to any free port; raises SettingsError."""
+        self._host = host
+        self.ports = self._bind(ports, link.bind)
+
+    def _bind(
+        self, ports: Iterable[int], bind: Callable[[link.Socket, str, int], int]
+    ) -> Sequence[int]:
+        context, identity = self._context, self._identity
+        nbytes = self._shard.part.nbytes
+        self.gradients = self._open.enter_context(link.pull(context, identity))
+        self.parameters = self._open.enter_context(link.publisher(context, nbytes, identity))
+        self.control = self._open.enter_context(link.router(context, identity))
+        self._shard.on_readers(False)
+        bound = [
+            bind(socket, self._host, port) for socket, port in zip(self.sockets, ports, strict=True)
+        ]
+        for socket in self.sockets:
+            self._poller.register(socket, zmq.POLLIN)
+        return bound
+
+    @property
+    def sockets(self) -> tuple[link.Socket, link.Socket, link.Socket]:
+        """Of gradients, parameters and control."""
+        return self.gradients, self.parameters, self.control
+
+    @property
+    def push_waiting(self) -> bool:
+        """True if a push can be read now."""
+        events = self.gradients.getsockopt(zmq.EVENTS)
+        return bool(isinstance(events, int) and events & zmq.POLLIN)
+
+    def drop_if_too_much(self) -> None:
+        """If somebody makes this process hold too much, everybody connects anew.
+
+        Nothing is lost that the protocol does not repeat: workers ask after their pushes, and
+        readers are told by beacons what they missed.
+        """
+        if not self._memory.is_too_much():
+            return
+        log.error("%s: drops all connections", self._memory.trouble())
+        for socket in self.sockets:
+            self._poller.unregister(socket)
+        self._open.close()
+        if not self._memory.recover():
+            log.error("that did not help; it may hold more from now on")
+        self.ports = self._bind(self.ports, link.bind_again)
+
+    def hear_subscriptions(self) -> None:
+        """Publications of newest versions are made only while somebody subscribes to them."""
+        for _ in range(SUBSCRIPTIONS_PER_PASS):
+            change = link.receive_subscription(self.parameters)
+            if change is None:
+                return
+            topic, present = change
+            if topic == link.TOPIC_NEWEST:
+                self._shard.on_readers(present)
+            if present:
+                self._shard.on_subscriber()
+
+    def publish(self, effect: Publish) -> None:
+        """To all who subscribe to what it is."""
+        message = effect.message
+        if isinstance(message, Beacon):
+            link.send(self.parameters, message, prefix=[link.TOPIC_BEACONS])
+        elif message.release is not None:
+            link.send(self.parameters, message, prefix=[link.TOPIC_RELEASES])
+        else:
+            tracker = link.send_tracked(self.parameters, link.TOPIC_NEWEST, message)
+            self._leaving.append((effect.slot, tracker))
+
+    def look_at_leaving(self, now: float) -> None:
+        """Tell the shard what has left."""
+        if not self._leaving:
+            return
+        newest = self._leaving[-1][1]
+        for slot, tracker in [sent for sent in self._leaving if sent[1].done]:
+            self._leaving.remove((slot, tracker))
+            if slot is not None:
+                self._shard.on_slot_free(slot)
+            if tracker is newest:
+                self._shard.on_drained(now)
+
+    def count_undecided(self, at_most: int, last_look_ms: int) -> int:
+        """How many pushes have come that nobody will decide, up to a number."""
+        undecided = 0
+        while undecided < at_most and self.gradients.poll(last_look_ms):
+            undecided += link.receive_good(self.gradients) is not None
+        return undecided
