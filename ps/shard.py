@@ -8,7 +8,7 @@ kept.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -17,11 +17,12 @@ from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Layout, Run
 from gradmq.ps.durability import Durability
 from gradmq.ps.effects import Effect, Publish, Quarantined, Reply, Save, TellBroker
-from gradmq.ps.journal.records import Decided, RolledBack, Seeded
 from gradmq.ps.journal.records import Labelled as LabelledRecord
+from gradmq.ps.journal.records import Seeded, decision, rollback
 from gradmq.ps.optim import Optimizer, Vector
 from gradmq.ps.parameters import Gradient, NormAboveLimit, NotFinite, Parameters
 from gradmq.ps.policy import Policy
+from gradmq.ps.publications import Publications
 from gradmq.ps.publishing import PublishTiming
 from gradmq.ps.quarantine import Quarantine
 from gradmq.ps.sessions import NOTHING_SHARED, Sessions, SharedSlots
@@ -33,7 +34,6 @@ from gradmq.wire.codec import (
     check_size,
     payload_array,
     payload_chunks,
-    payload_crc,
 )
 from gradmq.wire.messages import (
     Attach,
@@ -46,7 +46,6 @@ from gradmq.wire.messages import (
     Labelled,
     NotSeen,
     Payload,
-    Publication,
     Push,
     Query,
     Reattach,
@@ -90,15 +89,12 @@ class Shard:
         self._timing = PublishTiming()
         ring = ring or RingWriter(own_memory(self.part.size), self.part.size)
         self._parameters = Parameters(self.part.size, optimizer, ring, max_gradient_norm)
+        self._publications = Publications(run, index, layout.hash, incarnation, self._parameters)
         self._quarantine = Quarantine(index)
         self._ring_segment = ring_segment
         self._sessions = Sessions(self.part.nbytes, push_budget_bytes)
         self._lineage: tuple[tuple[int, int], ...] = ()
         self._seeder = 0
-        self._published: Version | None = None
-        self._copy: Publication | None = None
-        """The present version in memory of its own, if somebody asked for it."""
-        self._releases: dict[int, Publication] = {}
         self._release = 0
         self._floor = 0
         self._durability = Durability(journalled, self.part.nbytes)
@@ -153,7 +149,7 @@ class Shard:
 
     def snapshot(self) -> ShardState:
         """A copy of the whole state."""
-        payload = self._copied().payload
+        payload = self._publications.copied().payload
         return ShardState(
             parameters=np.frombuffer(payload[0], np.float32) if payload else np.empty(0, "f4"),
             optimizer={name: vector.copy() for name, vector in self._parameters.state.items()},
@@ -305,38 +301,15 @@ class Shard:
         if not self._durability.journalled:
             self._sessions.decided(push.session, verdict)
             return effects
+        payload: Payload = ()
+        if verdict.outcome == "applied":
+            payload = _payload_of(push, attachment.slots, elements)
         effects += self._durability.record(
-            lambda: self._decided(row.name, push, verdict, attachment.slots, elements)
+            lambda: decision(row.name, push, verdict, self._parameters.optimizer.lr, payload)
         )
         self._sessions.decided(push.session, verdict, self._durability.position)
         applied = verdict.outcome == "applied"
         return effects + self._durability.on_applied(nbytes if applied else 0)
-
-    def _decided(
-        self, worker: str, push: Push, verdict: Verdict, slots: Sequence[Vector], elements: int
-    ) -> Decided:
-        """For the journal. A payload in a slot stays there until the worker has the verdict."""
-        payload: Payload = ()
-        if verdict.outcome == "applied":
-            payload = push.payload
-            if push.slot is not None:
-                payload = array_payload(slots[push.slot][:elements])
-        return Decided(
-            worker=worker,
-            session=push.session,
-            seq=push.seq,
-            base=push.base,
-            outcome=verdict.outcome,
-            version=verdict.version,
-            weight=verdict.weight,
-            staleness=verdict.staleness,
-            reason=verdict.reason,
-            lr=self._parameters.optimizer.lr,
-            present=push.present,
-            loss=push.loss,
-            samples=push.samples,
-            payload=payload,
-        )
 
     def take_verdicts(self) -> list[Effect]:
         """The verdicts given since the last call, one message per worker."""
@@ -374,7 +347,7 @@ class Shard:
             return self._rejected(push, "nonfinite"), elements
         except NormAboveLimit:
             return self._rejected(push, "norm"), elements
-        self._copy = None
+        self._publications.on_change()
         self._timing.on_apply(now)
         verdict = Verdict(
             seq=push.seq,
@@ -424,10 +397,11 @@ class Shard:
         """Publish or send a beacon, if it is time to."""
         if not self.ready:
             return []
-        unpublished = self._published is None and self._timing.readers
+        unpublished = self._publications.newest is None and self._timing.readers
         attached = len(self._sessions.attached)
         if unpublished or self._timing.due(now, attached, push_waiting):
-            return [self._publish(now)]
+            self._timing.on_published(now)
+            return [self._publications.next()]
         if self._timing.beacon_due(now):
             self._timing.on_beacon(now)
             return [Publish(self._beacon())]
@@ -445,49 +419,12 @@ class Shard:
         """The publication that was sent from this slot is with no reader's connection any more."""
         self._parameters.lent.discard(slot)
 
-    def _publish(self, now: float) -> Publish:
-        """The present version, from where it lies; a copy while an older one is still leaving."""
-        self._timing.on_published(now)
-        self._published = self.version
-        if self._parameters.lent:
-            return Publish(self._copied())
-        slot = self._parameters.slot
-        self._parameters.lent.add(slot)
-        return Publish(self._publication(self._parameters.values), slot)
-
-    def _in_ring(self) -> Publication:
-        return Publication(
-            run=self.run,
-            shard=self.part.index,
-            version=self.version,
-            layout=self.layout.hash,
-            in_ring=True,
-        )
-
-    def _copied(self) -> Publication:
-        """The present version in memory that nobody writes to."""
-        if self._copy is None:
-            self._copy = self._publication(self._parameters.values.copy())
-        return self._copy
-
-    def _publication(self, values: Vector, release: int | None = None) -> Publication:
-        payload = array_payload(values)
-        return Publication(
-            run=self.run,
-            shard=self.part.index,
-            version=self.version,
-            layout=self.layout.hash,
-            crc=payload_crc(payload),
-            release=release,
-            payload=payload,
-        )
-
     def _beacon(self) -> Beacon:
         return Beacon(
             run=self.run,
             shard=self.part.index,
             version=self.version,
-            published=self._published or (self.incarnation, 0),
+            published=self._publications.newest or (self.incarnation, 0),
             release=self._release,
             last_seqs={s: self._sessions.rows[s].last_seq for s in self._sessions.attached},
         )
@@ -503,9 +440,9 @@ class Shard:
         if fetch.release is None:
             asker = self._sessions.attached.get(fetch.session or 0)
             if asker is not None and asker.slots:
-                return [Reply(peer, self._in_ring())]
-            return [Reply(peer, self._copied())]
-        kept = self._releases.get(fetch.release)
+                return [Reply(peer, self._publications.in_ring())]
+            return [Reply(peer, self._publications.copied())]
+        kept = self._publications.kept(fetch.release)
         if kept is None:
             text = f"release {fetch.release} is not kept any more"
             return [Reply(peer, Refused(reason="release", text=text))]
@@ -525,9 +462,7 @@ class Shard:
         effects += self._durability.record(
             lambda: LabelledRecord(release=label.release, version=self.version)
         )
-        part = replace(self._copied(), release=label.release)
-        self._releases = {n: p for n, p in self._releases.items() if n == label.closed}
-        self._releases[label.release] = part
+        part = self._publications.label(label)
         labelled = Labelled(
             release=label.release, shard=self.part.index, version=self.version, crc=part.crc
         )
@@ -542,20 +477,10 @@ class Shard:
         version = self.version[1] + 1
         self._parameters.install(contents.parameters, contents.optimizer, version)
         self._floor = version
-        self._copy = None
+        self._publications.on_change()
         self._timing.on_apply(now)
-        optimizer = contents.optimizer
         return self._durability.record(
-            lambda: RolledBack(
-                contents_of=label.contents_of or 0,
-                version=self.version,
-                optimizer=tuple(sorted(optimizer)),
-                payload=tuple(
-                    part
-                    for vector in (contents.parameters, *(optimizer[k] for k in sorted(optimizer)))
-                    for part in array_payload(vector)
-                ),
-            )
+            lambda: rollback(label.contents_of or 0, self.version, contents)
         )
 
     def report(self, now: float) -> dict[str, object]:
@@ -574,6 +499,11 @@ class Shard:
             "standings": {name: asdict(standing) for name, standing in standings.items()},
             **self.tally.report(),
         }
+
+
+def _payload_of(push: Push, slots: Sequence[Vector], elements: int) -> Payload:
+    """For the journal. What lies in a slot stays there until the worker has the verdict."""
+    return push.payload if push.slot is None else array_payload(slots[push.slot][:elements])
 
 
 def _opened(push: Push, elements: int, slots: Sequence[Vector]) -> Gradient:

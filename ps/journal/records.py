@@ -19,8 +19,10 @@ import msgpack
 
 from gradmq.errors import JournalError, RemoteProtocolError
 from gradmq.layout import Layout
+from gradmq.ps.state import ShardState
 from gradmq.wire.checks import fields_reader
-from gradmq.wire.messages import Buffer, Outcome, Payload, Version
+from gradmq.wire.codec import array_payload
+from gradmq.wire.messages import Buffer, Outcome, Payload, Push, Verdict, Version
 
 #: Changed when an older gradmq could misread a journal. Unknown keys are ignored.
 FORMAT = 1
@@ -103,6 +105,34 @@ class RolledBack:
     version: Version
     optimizer: tuple[str, ...]
     payload: Payload = field(default=(), repr=False)
+
+
+def decision(worker: str, push: Push, verdict: Verdict, lr: float, payload: Payload) -> Decided:
+    """What is kept of a push; no payload if it was not applied."""
+    return Decided(
+        worker=worker,
+        session=push.session,
+        seq=push.seq,
+        base=push.base,
+        outcome=verdict.outcome,
+        version=verdict.version,
+        weight=verdict.weight,
+        staleness=verdict.staleness,
+        reason=verdict.reason,
+        lr=lr,
+        present=push.present,
+        loss=push.loss,
+        samples=push.samples,
+        payload=payload,
+    )
+
+
+def rollback(contents_of: int, version: Version, contents: ShardState) -> RolledBack:
+    """What is kept of a way back: all that it brought."""
+    names = tuple(sorted(contents.optimizer))
+    vectors = [contents.parameters, *(contents.optimizer[name] for name in names)]
+    payload = tuple(part for vector in vectors for part in array_payload(vector))
+    return RolledBack(contents_of=contents_of, version=version, optimizer=names, payload=payload)
 
 
 Record = Opened | Seeded | Decided | Labelled | RolledBack

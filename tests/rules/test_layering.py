@@ -40,6 +40,7 @@ LAYERS = {
         "gradmq.ps.state",
         "gradmq.ps.optim",
         "gradmq.ps.policy",
+        "gradmq.ps.publications",
         "gradmq.ps.publishing",
         "gradmq.ps.quarantine",
         "gradmq.ps.tally",
