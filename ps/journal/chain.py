@@ -118,7 +118,10 @@ class Records:
                 f"{self.name} begins with record {known[0][0]}, but what the newest checkpoint "
                 f"holds ends with {position}: segments are missing; restore them from a copy"
             )
-        known = known[covering[-1] if covering else 0 :]
+        begin = covering[-1] if covering else 0
+        if begin and known[begin][0] == position + 1:
+            begin -= 1  # should this one be torn from its beginning, the end is in the one before
+        known = known[begin:]
         self.end = End(position)
         chained = False
         for index, (first, segment) in enumerate(known):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -414,3 +415,16 @@ def test_a_life_that_decided_nothing_hands_on_what_the_next_record_follows(tmp_p
     assert journal.end == end
     write(tmp_path, [decided(2, version=2)], journal.end, life=3)
     assert [stored.position for stored in Journal(tmp_path).after(0)] == [0, 1, 2, 2, 3]
+
+
+@pytest.mark.parametrize("left", [0, 30])
+def test_the_end_is_known_though_the_newest_segment_is_torn_from_its_beginning(
+    tmp_path: Path, left: int
+) -> None:
+    end = write(tmp_path, [seeded(), decided(1, version=1)])
+    write(tmp_path, [], end, life=2)
+    os.truncate(segments(tmp_path)[1][1], left)
+    journal = Journal(tmp_path)
+    list(journal.after(2, repair=True))  # a checkpoint holds both
+    assert journal.end == end
+    assert [first for first, _ in segments(tmp_path)] == [1]
