@@ -14,6 +14,7 @@ from pathlib import Path
 import gradmq
 from chaos.history import History
 from chaos.tracer import Tracer
+from gradmq.process import StopFlag
 from gradmq.worker.session import Answered
 
 IN_FLIGHT = 4
@@ -90,6 +91,7 @@ def main(words: list[str]) -> None:
     broker, name, path = words[:3]
     shards, pushes, copies, first, count = map(int, words[3:])
     logging.basicConfig(format="%(asctime)s worker %(message)s", level=logging.INFO)
+    stop = StopFlag().install()
     tracer = Tracer(shards, pushes, copies)
     with (
         History(Path(path)) as history,
@@ -97,7 +99,7 @@ def main(words: list[str]) -> None:
     ):
         traced = TracedWorker(worker, tracer, history)
         for number in range(first, first + count):
-            if worker.stopping:
+            if worker.stopping or stop():
                 break
             traced.push(number)
             traced.catch_up()

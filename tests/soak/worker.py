@@ -11,6 +11,7 @@ import time
 
 import gradmq
 from chaos.tracer import Tracer
+from gradmq.process import StopFlag
 
 log = logging.getLogger(__name__)
 
@@ -21,10 +22,11 @@ SLICE_S = 5.0
 def main(words: list[str]) -> None:
     broker, name = words[:2]
     logging.basicConfig(format="%(asctime)s worker %(message)s", level=logging.INFO)
+    stop = StopFlag().install()
     gradient = Tracer(*map(int, words[2:])).zeros()
     arrays = {tensor: values.copy() for tensor, values in gradient.items()}
     with gradmq.Worker(arrays, broker, name, timeout=60.0) as worker:
-        while not worker.stopping:
+        while not worker.stopping and not stop():
             try:
                 worker.push(gradient, samples=1, timeout=SLICE_S)
                 worker.catch_up(timeout=SLICE_S)
