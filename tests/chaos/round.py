@@ -78,6 +78,10 @@ class Round(TracedRun):
     def _heal(self) -> None:
         self.pass_until_nothing_is_due()
         self.network.heal()
+        for role in self.roles:
+            if role.armed:  # its turn may come while the run is stopped, and nobody starts it again
+                role.kill()
+                self.start(role)
         self._wait_until_all_go_on("worker", "client", "follower")
 
     def _wait_until_all_go_on(self, *kinds: str) -> None:

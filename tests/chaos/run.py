@@ -29,6 +29,9 @@ BLOCK = 200
 #: The longest that a run may take to be well.
 WELL_S = 60.0
 
+#: `gradmq stop` gives workers and shards 60 s each.
+COMMAND_S = 150.0
+
 TICK_S = 0.02
 
 
@@ -225,7 +228,11 @@ class TracedRun:
 
     def _gradmq(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [*self.network.within("status", 0), sys.executable, "-m", "gradmq", *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120)
+        try:
+            return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S)
+        except subprocess.TimeoutExpired:
+            words_said = f"no end after {COMMAND_S:g} s"
+            return subprocess.CompletedProcess(command, 124, stdout="", stderr=words_said)
 
 
 def _is_well(status: dict[str, Any], pids: list[int], members: frozenset[str]) -> bool:
