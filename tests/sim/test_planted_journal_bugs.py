@@ -253,7 +253,7 @@ PLANTS = [
     (a_replay_forgets_the_floor, {"lineage"}, 430),
     (a_rollback_keeps_the_copy_of_what_was_before, {"never torn"}, 12),
     (a_rollback_writes_where_a_publication_is_being_sent_from, {"never torn"}, 30),
-    (an_older_life_is_taken_back_into_the_directory, {"superseded"}, 2),
+    (an_older_life_is_taken_back_into_the_directory, {"superseded"}, 10),
 ]
 
 

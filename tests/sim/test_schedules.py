@@ -17,7 +17,7 @@ from gradmq.sim.violation import Violation
 from gradmq.sim.world import play
 
 SEEDS = 5000
-CHUNK = 500
+CHUNK = 1000
 
 
 @pytest.mark.timeout(180)
@@ -66,6 +66,7 @@ def test_the_schedules_meet_what_they_are_made_for() -> None:
         "updates lost by restarts",
         "updates reported as lost, at least",
         "damage refused",
+        "damaged checkpoints",
         "journals replayed",
         "rollbacks",
         "shards superseded",

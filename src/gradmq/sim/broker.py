@@ -96,6 +96,8 @@ class SimBroker(Process):
         self._tell_members(now)
         member = self.members.members.get(peer)
         if member is not None and member.shard is not None:
+            if member.incarnation < self.world.shards[member.shard].incarnation:
+                self.world.counts["superseded shards taken in"] += 1  # it knows of no other yet
             if member.incarnation != shards_before.get(member.shard):
                 self.releases.on_new_life(member.shard)
         elif self.releases.manifest is not None and self._follows(peer):

@@ -109,6 +109,11 @@ class SimDisk:
         self.owner = 0
         """The incarnation that may write."""
         self.checkpoints: list[ShardState] = []
+        """Those that can be read, oldest first."""
+        self._damaged: list[int] = []
+        """Releases whose file is there and cannot be read."""
+        self._is_name_synced = True
+        """Of the newest checkpoint."""
         self.segments: dict[int, SimFile] = {}
         self.dropped: dict[int, SimFile] = {}
         """What no checkpoint needs any more; kept here to be looked at once all is over."""
@@ -135,11 +140,13 @@ class SimDisk:
         self.durable = position
 
     def save(self, state: ShardState) -> None:
-        """A checkpoint has its name."""
+        """A checkpoint has its name, in a folder that is not synced yet."""
         self.checkpoints.append(state)
+        self._is_name_synced = False
 
     def forget(self) -> None:
-        """Drop what is too old, and the segments that only it needed."""
+        """Sync the folder; drop what is too old, and the segments that only it needed."""
+        self._is_name_synced = True
         if self._kept == 0:
             return
         newer = [state for state in self.checkpoints if state.release > 0]
@@ -154,6 +161,18 @@ class SimDisk:
         """What was not synced may be lost."""
         for file in list(self.segments.values()):
             file.lose_power(self.random)
+        if not self._is_name_synced and self.random.random() < 0.5:
+            self.checkpoints.pop()
+        self._is_name_synced = True
+
+    def rot_checkpoint(self) -> bool:
+        """Damage the newest checkpoint, where there is one before it, and all records since."""
+        if len(self.checkpoints) < 2 or self.checkpoints[-2].position + 1 < min(
+            self.segments, default=0
+        ):
+            return False
+        self._damaged.append(self.checkpoints.pop().release)
+        return True
 
     def rot(self) -> Callable[[], None] | None:
         """Damage a record of which a later one says that it is on disk; returns what mends it.
@@ -196,6 +215,7 @@ class SimDisk:
     def begin_life(self, incarnation: int, run: str, layout: Layout) -> Recovered | None:
         """Recover, as the only life that may write from now on."""
         self.owner = incarnation
+        self._is_name_synced = True  # counting incarnations syncs the folder
         try:
             recovered = self.recover(run, layout)
         except JournalError as error:
@@ -227,7 +247,7 @@ class SimDisk:
         return replace(found[-1]) if found else None
 
     def saved(self) -> list[int]:
-        return sorted(state.release for state in self.checkpoints)
+        return sorted([*self._damaged, *(state.release for state in self.checkpoints)])
 
 
 def _in_order(segments: dict[int, SimFile]) -> Sequence[tuple[int, SimFile]]:

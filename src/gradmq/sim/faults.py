@@ -50,7 +50,7 @@ class Faults:
             "member dies at a step": self._doom_member,
             "shard is superseded": self._supersede_shard,
             "network is cut": self._cut_network,
-            "journal rots": self._rot_journal,
+            "disk rots": self._rot_disk,
             "rollback": self._roll_back,
         }
 
@@ -102,20 +102,32 @@ class Faults:
             at_s = lasts_s * (fault.dice * 4 % 1.0)
             world.schedule.after(at_s, world.supersede_shard, shard)
             if _coin(fault, 4) == 0:
-                # It finds a broker that knows neither of them.
+                # It finds a broker that knows neither of them, and may hear of the other one late.
                 restart = replace(fault, lasts_s=0.1 * fault.dice)
                 ends_s = max(0.0, lasts_s - fault.aim * 0.2)
                 world.schedule.after(ends_s, self._restart_broker, restart)
+                world.schedule.after(ends_s, self._let_sleep, shard.index, fault.lasts_s)
 
-    def _rot_journal(self, fault: Fault) -> None:
-        """A restart finds damage to what was on disk; it refuses, and somebody mends it."""
+    def _let_sleep(self, index: int, lasts_s: float) -> None:
+        shard, left_s = self._world.shards[index], self._world.faults_left_s
+        if shard.alive and left_s > 0.0:
+            shard.sleep(min(lasts_s, left_s))
+
+    def _rot_disk(self, fault: Fault) -> None:
+        """A restart finds damage: to the newest checkpoint, or to records that were on disk.
+
+        Of checkpoints it takes the one before; of a journal it takes nothing until it is mended.
+        """
         world = self._world
         for shard in self._aimed_shard(fault):
             shard.end()
             disk = world.disks[shard.index]
             if _coin(fault, 2) == 0:
                 disk.lose_power()
-            world.journal_checks.try_damage(disk, world.run, world.tracer.layout)
+            if fault.dice < 0.5:
+                world.journal_checks.try_damage(disk, world.run, world.tracer.layout)
+            elif disk.rot_checkpoint():
+                world.counts["damaged checkpoints"] += 1
             world.schedule.after(fault.lasts_s, world.start_shard, shard.index, True)
 
     def _roll_back(self, fault: Fault) -> None:

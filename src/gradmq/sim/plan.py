@@ -35,7 +35,7 @@ FaultKind = Literal[
     "member dies at a step",
     "shard is superseded",
     "network is cut",
-    "journal rots",
+    "disk rots",
     "rollback",
 ]
 
@@ -65,7 +65,7 @@ HARD_WEIGHTS: dict[FaultKind, int] = {
     "member dies at a step": 2,
     "shard is superseded": 3,
     "network is cut": 3,
-    "journal rots": 1,
+    "disk rots": 2,
     "rollback": 3,
 }
 
@@ -217,7 +217,7 @@ def draw_plan(seed: int) -> Plan:
         workers=workers,
         followers=followers,
         weather=_draw_weather(random),
-        faults=_harder(seed, _draw_faults(random, lasts_s, outlasts_leases), lasts_s, journalled),
+        faults=_harder(seed, _draw_faults(random, lasts_s, outlasts_leases), lasts_s),
         faults_end_s=lasts_s,
         pushes_per_pass=random.choice((1, 2, 64)),
         push_budget=windows if random.random() < 0.2 else AMPLE_PUSH_BUDGET,
@@ -282,13 +282,11 @@ def _draw_faults(random: Random, lasts_s: float, outlasts_leases: bool) -> tuple
     return tuple(sorted(faults, key=lambda fault: fault.at_s))
 
 
-def _harder(
-    seed: int, faults: tuple[Fault, ...], lasts_s: float, journalled: bool
-) -> tuple[Fault, ...]:
+def _harder(seed: int, faults: tuple[Fault, ...], lasts_s: float) -> tuple[Fault, ...]:
     """These and others, drawn apart."""
     random = Random(f"hard faults {seed}")
-    weights = {k: w for k, w in HARD_WEIGHTS.items() if journalled or k != "journal rots"}
-    drawn = random.choices(list(weights), list(weights.values()), k=random.choice((0, 1, 1, 2, 3)))
+    kinds, weights = list(HARD_WEIGHTS), list(HARD_WEIGHTS.values())
+    drawn = random.choices(kinds, weights, k=random.choice((0, 1, 1, 2, 3)))
     added = [
         Fault(
             random.uniform(0.2, lasts_s * 0.9),
