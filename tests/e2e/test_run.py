@@ -12,6 +12,7 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
+from gradmq.history.rebuild import Target, rebuild
 from gradmq.observer import Observer
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(120)]
@@ -158,3 +159,27 @@ def test_what_cannot_run_is_one_line_and_leaves_no_folder(
     assert (status, out) == (1, "")
     assert reason in err and err.count("\n") == 1
     assert list(folder.glob("runs/*")) == []
+
+
+def test_a_run_with_a_journal_that_broke_goes_on_where_it_was_and_serves_that(folder: Path) -> None:
+    process = start(folder, "job.py", "--set", "run.durability=journal", "--set", "run.workers=1")
+    run = folder / "runs/sums-1"
+    assert process.stdout is not None
+    for line in process.stdout:
+        if "has started" in line:
+            break
+    with Observer((run / "broker/address").read_text().strip()) as observer:
+        while sum(worker["applied"] for worker in observer.status()["workers"]) < 50:
+            pass
+    children = psutil.Process(process.pid).children()
+    next(child for child in children if "gradmq.ps" in child.cmdline()).kill()
+    status, _, err = finish(process)
+    assert status == 1 and "ps-0" in err
+    had = rebuild(run, Target()).versions[0][1]
+    assert had >= 50
+
+    status, out, err = finish(start(folder, "--resume", "runs/sums-1", "--updates", "20"))
+    assert (status, err) == (0, "")
+    assert "ended: 20 updates" in out
+    assert rebuild(run, Target()).versions[0][1] >= had + 20
+    assert not list((run / "checkpoints/shard-0").glob("journal.given-up*"))

@@ -17,7 +17,8 @@ from typing import Any
 
 from gradmq import strict_json
 from gradmq.errors import CheckpointError, SettingsError
-from gradmq.ps.checkpoint import saved_releases
+from gradmq.ps.checkpoint import saved_releases, shard_folder
+from gradmq.ps.journal.segments import journal_folder, segments
 
 
 class RunFolder:
@@ -75,6 +76,14 @@ class RunFolder:
             return str(json.loads(self._about.read_text())["job"])
         except (OSError, ValueError, KeyError) as error:
             raise SettingsError(f"{self._about} cannot be read: {error}") from None
+
+    def release_to_restore(self, shards: int) -> int | None:
+        """The release that all shards begin with; None: each goes on with what its journal holds.
+
+        Raises CheckpointError if there is neither.
+        """
+        journals = (journal_folder(shard_folder(self.checkpoints, i)) for i in range(shards))
+        return None if all(map(segments, journals)) else self.newest_whole_release(shards)
 
     def newest_whole_release(self, shards: int) -> int:
         """The newest release that every shard has on disk; raises CheckpointError."""

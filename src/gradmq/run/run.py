@@ -142,7 +142,7 @@ def run_job(
         folder.write(settings.to_toml(), job_name)
         restore = None
         if earlier is not None:
-            restore = folder.newest_whole_release(settings.run.shards)
+            restore = folder.release_to_restore(settings.run.shards)
         else:
             try:
                 _write_initial(job_name, folder, settings, init, interrupts)
@@ -162,7 +162,7 @@ def serve_run(path: Path, port: int | None) -> int:
     with _Interrupts() as interrupts:
         folder = RunFolder.existing(path)
         settings = resolve({}, folder.settings, os.environ, {"infer.port": port})
-        restore = folder.newest_whole_release(settings.run.shards)
+        restore = folder.release_to_restore(settings.run.shards)
         _prepare_secrets(settings)
         run = _Run(load(folder.job()), folder.job(), settings, folder, interrupts)
         return _run_all(run, restore, lambda: _show(run), training=False)
