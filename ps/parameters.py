@@ -10,7 +10,6 @@ import crc32c
 import numpy as np
 
 from gradmq.binding import is_finite, sum_of_squares
-from gradmq.errors import RemoteProtocolError
 from gradmq.layout import Run
 from gradmq.ps.optim import BLOCK, Optimizer, State, Vector
 from gradmq.ring import RingWriter
@@ -24,6 +23,17 @@ class Gradient:
     """Back to back they are the gradient; nobody writes to them meanwhile."""
     crc: int | None
     """Of all chunks; None: it came through shared memory."""
+
+    def is_damaged(self) -> bool:
+        """Whether the chunks are not those that were summed."""
+        crc = 0
+        for chunk in self.chunks:
+            crc = crc32c.crc32c(chunk.data, crc)
+        return self.crc is not None and crc != self.crc
+
+
+class Damaged(Exception):
+    """A payload is not what its worker summed: the way here changed it; nothing was changed."""
 
 
 class NotFinite(Exception):
@@ -70,11 +80,21 @@ class Parameters:
     def apply(self, gradient: Gradient, runs: Sequence[Run], weight: float) -> None:
         """Make the next version.
 
-        Raises RemoteProtocolError, NotFinite or NormAboveLimit; it is then the old one.
+        Raises Damaged, NotFinite or NormAboveLimit; it is then the old one.
         The gradient is read once: each block is checked, applied and left while it is in the cache.
         Only an optimizer with a state, which is changed in place, needs to know all of it first.
         """
         assert self.version is not None
+        try:
+            self._apply(gradient, runs, weight)
+        except (NotFinite, NormAboveLimit):
+            # A bit that was changed on the way can make any number: that is nobody's poison.
+            if gradient.is_damaged():
+                raise Damaged from None
+            raise
+        self._commit(self.version + 1)
+
+    def _apply(self, gradient: Gradient, runs: Sequence[Run], weight: float) -> None:
         if self.state:
             for _ in self._checked(gradient):
                 pass
@@ -93,7 +113,6 @@ class Parameters:
                 state = {name: vector[now] for name, vector in self.state.items()}
                 self.optimizer.apply(old[now], new[now], values, state, weight)
         _copy(old, new, done, self._size)
-        self._commit(self.version + 1)
 
     def _checked(self, gradient: Gradient, values: bool = True) -> Iterator[Vector]:
         """The gradient, block by block; raises at the block, or at the end, that is wrong.
@@ -115,7 +134,7 @@ class Parameters:
                         raise NormAboveLimit if is_finite(block) else NotFinite
                 yield block
         if gradient.crc is not None and crc != gradient.crc:
-            raise RemoteProtocolError("the payload does not match its crc32c: it was damaged")
+            raise Damaged
 
     def _commit(self, version: int) -> None:
         self._ring.commit(version)

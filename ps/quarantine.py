@@ -11,10 +11,10 @@ from collections import Counter, deque
 from gradmq.standings import Standings
 
 #: So many bad ones of a worker's last pushes put it in quarantine: no loop that works sends one
-#: (AMP's overflows are not pushed), and a single spike, or a damaged frame, is no habit.
+#: (AMP's overflows are not pushed), and a single spike is no habit.
 BAD, OF_LAST = 5, 20
 
-#: Rejections that are the gradient's own fault.
+#: Rejections that are the gradient's own fault; what was damaged on its way is not.
 BAD_REASONS = frozenset({"malformed", "nonfinite", "norm"})
 
 

@@ -6,7 +6,7 @@ import logging
 from dataclasses import dataclass
 from pathlib import Path
 
-from gradmq.errors import JournalError
+from gradmq.errors import CheckpointError, JournalError
 from gradmq.layout import Layout
 from gradmq.ps import checkpoint
 from gradmq.ps.journal.chain import End, Records
@@ -87,7 +87,7 @@ def replayed(
 
 
 def forget_journal(state_dir: Path, index: int) -> None:
-    """Remove the segments that no kept checkpoint needs; raises CheckpointError, JournalError.
+    """Remove the segments that no kept checkpoint needs; raises JournalError.
 
     Release 0 stays for ever, and needs none: it is what a run is compared with.
     """
@@ -95,7 +95,11 @@ def forget_journal(state_dir: Path, index: int) -> None:
     releases = [r for r in checkpoint.saved_releases(state_dir, index) if r > 0]
     if not releases or not segments(folder):
         return
-    oldest = checkpoint.journal_position(state_dir, index, releases[0])
+    try:
+        oldest = checkpoint.journal_position(state_dir, index, releases[0])
+    except CheckpointError as error:
+        log.warning("the journal keeps what a damaged checkpoint may need: %s", error)
+        return
     try:
         drop_before(folder, oldest)
     except OSError as error:

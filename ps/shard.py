@@ -20,7 +20,7 @@ from gradmq.ps.effects import Effect, Publish, Quarantined, Reply, Save, TellBro
 from gradmq.ps.journal.records import Labelled as LabelledRecord
 from gradmq.ps.journal.records import Seeded, decision, rollback
 from gradmq.ps.optim import Optimizer, Vector
-from gradmq.ps.parameters import Gradient, NormAboveLimit, NotFinite, Parameters
+from gradmq.ps.parameters import Damaged, Gradient, NormAboveLimit, NotFinite, Parameters
 from gradmq.ps.policy import Policy
 from gradmq.ps.publications import Publications
 from gradmq.ps.publishing import PublishTiming
@@ -343,6 +343,8 @@ class Shard:
             self._parameters.apply(gradient, runs, admission.weight)
         except RemoteProtocolError:
             return self._rejected(push, "malformed"), 0
+        except Damaged:
+            return self._rejected(push, "damaged"), elements
         except NotFinite:
             return self._rejected(push, "nonfinite"), elements
         except NormAboveLimit:
@@ -511,7 +513,7 @@ def _opened(push: Push, elements: int, slots: Sequence[Vector]) -> Gradient:
     if push.slot is None:
         check_size(push.payload, elements, push.codec)
         if elements == 0 and push.crc != 0:
-            raise RemoteProtocolError("the payload does not match its crc32c: it was lost")
+            raise Damaged
         return Gradient(payload_chunks(push.payload), push.crc)
     if push.slot >= len(slots) or push.payload or push.codec != "f32":
         raise RemoteProtocolError(f"slot {push.slot} where {len(slots)} are open")

@@ -178,7 +178,8 @@ POISON: dict[str, tuple[Sequence[float], dict[str, object], str]] = {
     "too long for float32": ([3e38] * 4, {}, "norm"),
     "another layout": (ONES, {"layout": "0" * 16}, "malformed"),
     "too few elements": ([1.0, 1.0], {}, "malformed"),
-    "a wrong crc": (ONES, {"crc": 1}, "malformed"),
+    "a wrong crc": (ONES, {"crc": 1}, "damaged"),
+    "a NaN that was none": ([1.0, np.nan, 1.0, 1.0], {"crc": 1}, "damaged"),
 }
 
 

@@ -586,7 +586,6 @@ def test_a_gradient_that_is_not_finite_is_rejected_and_changes_nothing(
     [
         {"layout": "other"},
         {"codec": "zip"},
-        {"crc": 1},
         {"payload": (b"123",)},
         payload_of(ONES[:4]),
         payload_of([1.0] * 6),
@@ -601,6 +600,16 @@ def test_a_malformed_push_is_rejected_and_the_next_one_decided(
     assert decide(shard, push(1, **wrong)) == [
         Verdict(seq=1, outcome="rejected", reason="malformed")
     ]
+    assert values(shard) == INITIAL
+    assert decide(shard, push(2))[0].outcome == "applied"
+
+
+@pytest.mark.parametrize("fill", [1.0, float("nan")])
+def test_a_push_that_was_changed_on_its_way_is_rejected_as_damaged_whatever_it_holds(
+    shard: Shard, fill: float
+) -> None:
+    damaged = push(1, values=[fill] * 5, crc=1)
+    assert decide(shard, damaged) == [Verdict(seq=1, outcome="rejected", reason="damaged")]
     assert values(shard) == INITIAL
     assert decide(shard, push(2))[0].outcome == "applied"
 

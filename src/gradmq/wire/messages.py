@@ -46,7 +46,7 @@ class Verdict:
     weight: float = 1.0
     staleness: int = 0
     reason: str = ""
-    """Of a rejection: stale, future, lost_base, nonfinite, norm, malformed, quarantined."""
+    """Why rejected: stale, future, lost_base, nonfinite, norm, malformed, damaged, quarantined."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
