@@ -44,4 +44,6 @@ def play_chunk(seeds: range) -> Played:
 
 def be_quiet() -> None:
     """What a shard would log of a torn journal is no news here."""
-    logging.getLogger("gradmq").addHandler(logging.NullHandler())
+    logger = logging.getLogger("gradmq")
+    if not logger.handlers:
+        logger.addHandler(logging.NullHandler())
