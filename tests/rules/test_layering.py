@@ -46,6 +46,8 @@ LAYERS = {
         "gradmq.ps.tally",
         "gradmq.worker.session",
         "gradmq.infer.serving",
+        "gradmq.infer.steering",
+        "gradmq.infer.wish",
     ],
     "shells": [],
     "faces": ["gradmq", "gradmq.cli", "gradmq.__main__", "gradmq.*.__main__"],
