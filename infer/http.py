@@ -45,6 +45,7 @@ def make_app(
     *,
     limits: HttpLimits | None = None,
     token: str = "",
+    max_age_s: float | None = None,
     wall_clock: Callable[[], float] = time.time,
 ) -> ASGIApp:
     """The ASGI application that answers for the releases that ``serving`` holds.
@@ -52,7 +53,7 @@ def make_app(
     Models run on ``executor``, whose one thread they never share with the event loop; the caller
     keeps it and shuts it down after the server. ``clock`` is monotonic seconds, the same that
     ``serving`` is told about releases with; ``wall_clock`` is Unix time, for ``created`` fields.
-    With a ``token``, requests must bear it.
+    With a ``token``, requests must bear it. Above ``max_age_s`` the node says that it is not ready.
     """
     limits = HttpLimits() if limits is None else limits
     node = NodeApi(
@@ -60,9 +61,10 @@ def make_app(
         spec=spec,
         serving=serving,
         intake=Intake(limits),
-        model_thread=ModelThread(serving, executor, limits),
+        model_thread=ModelThread(serving, executor, limits, clock),
         limits=limits,
         clock=clock,
+        max_age_s=max_age_s,
     )
     counts = RequestCounts()
     routes = [

@@ -13,11 +13,15 @@ from typing import Any, Generic, TypeVar
 
 from starlette.requests import Request
 
+from gradmq.infer.choosing import Choice
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.refusal import RETRY_AFTER_S, Abandoned, Refused
 from gradmq.infer.serving import Holding, ServedRelease, Serving
 
 _log = logging.getLogger(__name__)
+
+#: How often a request that waits for another release looks whether it is there.
+_LOOK_EVERY_S = 0.05
 
 T = TypeVar("T")
 
@@ -37,8 +41,16 @@ class ModelThread:
     the newest release, and a swap happens between two requests, never inside one.
     """
 
-    def __init__(self, serving: Serving, executor: Executor, limits: HttpLimits) -> None:
+    def __init__(
+        self,
+        serving: Serving,
+        executor: Executor,
+        limits: HttpLimits,
+        clock: Callable[[], float],
+    ) -> None:
+        """``clock``: monotonic seconds, as ``serving`` is told about releases with."""
         self._serving = serving
+        self._clock = clock
         self._executor = executor
         self._limits = limits
         self._waiting = 0
@@ -53,19 +65,20 @@ class ModelThread:
 
         ``work`` must ask ``abandoned()`` now and then if it may take long, and raise ``Abandoned``
         when it is True. ``deadline_s`` is an instant of the event loop's clock. The body of
-        ``request`` must have been read. Raises ``Refused``: 503 before the first release, 429 when
-        too many wait, 504 at the deadline, 500 when the model fails, whatever ``work`` refuses.
+        ``request`` must have been read. Raises ``Refused``: 503 before the first release or the one
+        that is wished for, 409 for a wish that will not come true here, 429 when too many wait, 504
+        at the deadline, 500 when the model fails, whatever ``work`` refuses.
         """
-        if self._serving.holding() is None:
-            text = "waiting for the first release: training has not published a model yet"
-            raise Refused(503, text, retry_after_s=RETRY_AFTER_S)
+        left_s = max(0.0, deadline_s - asyncio.get_running_loop().time())
+        choice = Choice(request, self._serving, self._clock, left_s)
         if self._waiting >= self._limits.waiting_requests:
             text = f"{self._waiting} requests are already waiting for the model, the limit here"
             raise Refused(429, text, retry_after_s=RETRY_AFTER_S)
         nobody_waits = threading.Event()
         self._waiting += 1
         try:
-            return await self._wait(request, deadline_s, work, nobody_waits)
+            await until_possible(request, choice)
+            return await self._wait(request, deadline_s, choice, work, nobody_waits)
         finally:
             self._waiting -= 1
             nobody_waits.set()
@@ -74,11 +87,13 @@ class ModelThread:
         self,
         request: Request,
         deadline_s: float,
+        choice: Choice,
         work: Callable[[ServedRelease, Callable[[], bool]], T],
         nobody_waits: threading.Event,
     ) -> Answered[T]:
         loop = asyncio.get_running_loop()
-        answer = loop.run_in_executor(self._executor, self._job(work, nobody_waits.is_set))
+        job = self._job(choice, work, nobody_waits.is_set)
+        answer = loop.run_in_executor(self._executor, job)
         try:
             async with _disconnection(request) as gone:
                 either: set[asyncio.Future[Any]] = {answer, gone}
@@ -98,12 +113,13 @@ class ModelThread:
         raise Refused(504, text)
 
     def _job(
-        self, work: Callable[[ServedRelease, Callable[[], bool]], T], abandoned: Callable[[], bool]
+        self,
+        choice: Choice,
+        work: Callable[[ServedRelease, Callable[[], bool]], T],
+        abandoned: Callable[[], bool],
     ) -> Callable[[], Answered[T]]:
         def job() -> Answered[T]:
-            holding = self._serving.holding()
-            if holding is None:
-                raise Refused(503, "waiting for the first release", retry_after_s=RETRY_AFTER_S)
+            holding = choice.holding()
             if abandoned():
                 raise Abandoned
             try:
@@ -117,6 +133,20 @@ class ModelThread:
                 raise Refused(500, text) from error
 
         return job
+
+
+async def until_possible(request: Request, choice: Choice) -> None:
+    """Wait until there is a release for this request; its body must have been read.
+
+    Raises ``Refused`` as ``Choice.is_possible`` does, and 499 when the client goes away.
+    """
+    if choice.is_possible():
+        return
+    async with _disconnection(request) as gone:
+        while not choice.is_possible():
+            await asyncio.wait({gone}, timeout=_LOOK_EVERY_S)
+            if gone.done():
+                raise Refused(499, "the client went away", close=True)
 
 
 @contextlib.asynccontextmanager

@@ -29,6 +29,12 @@ class NodeApi:
     limits: HttpLimits
     clock: Callable[[], float]
     """Monotonic seconds; the clock that the stream's thread reports releases with."""
+    max_age_s: float | None = None
+    """Above this age of its newest release the node is not ready; None: it always is."""
+
+    def is_ready(self) -> bool:
+        """Whether requests should be sent here."""
+        return self.serving.is_ready(self.clock(), self.max_age_s)
 
     def deadline_s(self) -> float:
         """When a request that begins now must be answered, on the running event loop's clock."""

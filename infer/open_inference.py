@@ -52,33 +52,29 @@ class OpenInference:
         return json_response({"live": True})
 
     async def ready(self, request: Request) -> Response:
-        """200 once there is a release to serve, 503 before."""
-        ready = self._node.serving.current() is not None
+        """200 once there is a release to serve that is no older than it may be, else 503."""
+        ready = self._node.is_ready()
         # The specification names the key "live" here, its clients read "ready".
         return json_response({"ready": ready, "live": ready}, 200 if ready else 503)
 
     async def model_ready(self, request: Request) -> Response:
         """As ``ready``, for the model, or for one version of it."""
         self._check_model(request)
-        release = self._node.serving.current()
-        if release is not None:
-            _check_version(request, release)
-        ready = release is not None
+        self._check_held(request)
+        ready = self._node.is_ready()
         content = {"name": self._node.job_name, "ready": ready}
         return json_response(content, 200 if ready else 503)
 
     async def model_metadata(self, request: Request) -> Response:
         """Versions, inputs and outputs of the model."""
         self._check_model(request)
-        release = self._node.serving.current()
-        if release is not None:
-            _check_version(request, release)
+        self._check_held(request)
         spec = self._node.spec
         tensors = spec if isinstance(spec, TensorModel) else TensorModel((), ())
         return json_response(
             {
                 "name": self._node.job_name,
-                "versions": [] if release is None else [str(release.number)],
+                "versions": self._versions(),
                 "platform": PLATFORM,
                 "inputs": [_described(tensor) for tensor in tensors.inputs],
                 "outputs": [_described(tensor) for tensor in tensors.outputs],
@@ -136,6 +132,17 @@ class OpenInference:
             for name in wanted.outputs
         ]
         return answer
+
+    def _check_held(self, request: Request) -> None:
+        """Raises ``Refused`` 404 for a version in the path that is not held."""
+        numbers = self._versions()
+        version = request.path_params.get("version")
+        if version is not None and numbers and version not in numbers:
+            text = f"version {quoted(version)} is not served here: held are {', '.join(numbers)}"
+            raise Refused(404, text)
+
+    def _versions(self) -> list[str]:
+        return [str(held.release.number) for held in self._node.serving.held()]
 
     def _check_model(self, request: Request) -> None:
         name = request.path_params["model"]

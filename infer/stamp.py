@@ -56,9 +56,11 @@ class Stamp:
                 begun = True
                 headers = MutableHeaders(scope=message)
                 holding = self._node.serving.holding()
-                if RELEASE_HEADER not in headers and holding is not None:
+                if RELEASE_HEADER in headers:
+                    self._node.serving.count_answer(int(headers[RELEASE_HEADER]))
+                elif holding is not None:
                     headers.update(self._node.release_headers(holding))
-                if scope["method"] == "POST":
+                if scope["method"] == "POST" and not scope["path"].startswith("/gradmq/"):
                     self._counts.count(message["status"])
             await send(message)
 

@@ -30,10 +30,10 @@ class Node:
     client: httpx.Client
     stop: threading.Event
 
-    def offer(self, number: int, model: Any) -> None:
-        """Give the node a release, heard of this very moment."""
+    def offer(self, number: int, model: Any, age_s: float = 0.0) -> None:
+        """Give the node a release, heard of this very moment or longer ago."""
         versions = ((1, number * 10), (2, number * 10 + 1))
-        self.serving.offer(ServedRelease(number, versions, model), time.monotonic())
+        self.serving.offer(ServedRelease(number, versions, model), time.monotonic() - age_s)
 
     def post(self, path: str, body: dict[str, Any]) -> httpx.Response:
         return self.client.post(path, json=body)
@@ -44,14 +44,28 @@ ServeNode = Callable[..., Node]
 
 @contextlib.contextmanager
 def running_node(
-    name: str, spec: TensorModel | TextModel, limits: HttpLimits | None = None, token: str = ""
+    name: str,
+    spec: TensorModel | TextModel,
+    limits: HttpLimits | None = None,
+    token: str = "",
+    keep: int = 1,
+    max_age_s: float | None = None,
 ) -> Iterator[Node]:
-    serving = Serving()
+    serving = Serving(keep)
     stop = threading.Event()
     with ThreadPoolExecutor(1) as executor, contextlib.ExitStack() as cleanup:
         # Starts its thread now: it belongs to this node, not to the test that asks first.
         executor.submit(int).result()
-        app = make_app(serving, name, spec, executor, time.monotonic, limits=limits, token=token)
+        app = make_app(
+            serving,
+            name,
+            spec,
+            executor,
+            time.monotonic,
+            limits=limits,
+            token=token,
+            max_age_s=max_age_s,
+        )
         server = cleanup.enter_context(HttpServer(app, "127.0.0.1", 0))
         thread = threading.Thread(target=server.serve_until, args=(stop,))
         thread.start()
