@@ -18,6 +18,7 @@ from starlette.types import ASGIApp
 
 from gradmq.infer.bearer import Bearer
 from gradmq.infer.body import Intake
+from gradmq.infer.control import Control
 from gradmq.infer.error_answers import render_error
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.model_thread import ModelThread
@@ -31,8 +32,8 @@ from gradmq.infer.stamp import RequestCounts, Stamp
 from gradmq.serve import TensorModel, TextModel
 
 _PATHS = (
-    "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz "
-    "and /gradmq/v1/status"
+    "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz, "
+    "/gradmq/v1/status and /gradmq/v1/serving"
 )
 
 
@@ -71,6 +72,7 @@ def make_app(
         *OpenInference(node).routes(),
         *OpenAI(node, wall_clock).routes(),
         *NodeStatus(node, counts).routes(),
+        *Control(node).routes(),
     ]
     app = Starlette(
         routes=routes,

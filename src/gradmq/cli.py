@@ -384,6 +384,13 @@ app.command(
 
 
 app.command(
+    "gradmq.infer.cli:app",
+    name="serving",
+    help="See and choose which releases a running inference node serves.",
+)
+
+
+app.command(
     "gradmq.security.cli:app",
     name="keys",
     help="Make, list and revoke the keys of a run's members.",

@@ -31,7 +31,7 @@ END = "<!-- end -->\n"
 TOP = "bench|broker|docs|examples|infer|ps|src|tests|worker"
 
 #: Commands that have commands.
-GROUPS = "bench|history|keys"
+GROUPS = "bench|history|keys|serving"
 
 every_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 
