@@ -10,8 +10,9 @@ from collections.abc import AsyncIterator, Mapping
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from gradmq.infer.inflate import Inflater
 from gradmq.infer.limits import HttpLimits
-from gradmq.infer.refusal import RETRY_AFTER_S, Refused, invalid, quoted
+from gradmq.infer.refusal import RETRY_AFTER_S, Refused, invalid
 
 
 class Intake:
@@ -30,30 +31,41 @@ class Intake:
     ) -> AsyncIterator[dict[str, object]]:
         """The body of ``request`` as a JSON object; its bytes count as held until the block ends.
 
-        ``deadline_s`` is an instant of the event loop's clock. Raises ``Refused``: 400 with the
-        position for what is not JSON, 408 for a body that comes too slowly, 413 for one over the
-        limit, 415 for a compressed one, 429 when the bodies of other requests fill the budget.
+        Raises ``Refused`` as ``body`` does, and 400 with the position for what is not JSON.
         """
-        encoding = request.headers.get("content-encoding", "identity").strip().lower()
-        if encoding not in ("", "identity"):
-            text = f"content-encoding {quoted(encoding)} is not accepted: send the body as it is"
-            raise Refused(415, text, close=True)
+        async with self.body(request, deadline_s) as body:
+            yield parse_json_object(body)
+
+    @contextlib.asynccontextmanager
+    async def body(self, request: Request, deadline_s: float) -> AsyncIterator[bytearray]:
+        """The body of ``request``, inflated; its bytes count as held until the block ends.
+
+        ``deadline_s`` is an instant of the event loop's clock. Raises ``Refused``: 400 for one that
+        is not compressed as it says, 408 for one that comes too slowly, 413 for one over the limit,
+        415 for a compression that is not read here, 429 when the bodies of other requests fill the
+        budget.
+        """
+        inflater = Inflater(request.headers.get("content-encoding", ""))
         announced = request.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._limits.body_bytes:
             raise self._too_large()
         body = bytearray()
         try:
-            await self._read_into(body, request, deadline_s)
-            yield parse_json_object(body)
+            await self._read_into(body, request, inflater, deadline_s)
+            yield body
         finally:
             self._held_bytes -= len(body)
 
-    async def _read_into(self, body: bytearray, request: Request, deadline_s: float) -> None:
+    async def _read_into(
+        self, body: bytearray, request: Request, inflater: Inflater, deadline_s: float
+    ) -> None:
         try:
             async with asyncio.timeout_at(deadline_s):
                 async for chunk in request.stream():
-                    self._admit(len(body), len(chunk))
-                    body += chunk
+                    for piece in inflater.pieces(chunk):
+                        self._admit(len(body), len(piece))
+                        body += piece
+            inflater.end()
         except TimeoutError:
             came = f"{len(body)} bytes came in {self._limits.request_s:g} s"
             text = f"the body arrives too slowly: {came}, the limit here"

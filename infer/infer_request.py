@@ -6,14 +6,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from gradmq.infer.binary_tensors import array_from_bytes
+from gradmq.infer.body import parse_json_object
 from gradmq.infer.refusal import invalid, quoted
 from gradmq.infer.tensors import Array, array_from_json, shape_from_json
 from gradmq.serve import TensorModel, TensorSpec
 
-BINARY_UNSERVED = (
-    "the binary tensor extension is not served here: send and ask for JSON tensors"
-    " (binary_data=False in tritonclient)"
-)
+#: Says that a body is binary, and how many of its bytes are the JSON before the tensors.
+BINARY_HEADER = "inference-header-content-length"
+
+
+@dataclass(frozen=True, slots=True)
+class WantedOutput:
+    """One output to answer with, and how."""
+
+    name: str
+    binary: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,66 +30,117 @@ class InferRequest:
 
     id: str | None
     inputs: Mapping[str, Array]
-    outputs: tuple[str, ...]
-    """Names of the outputs to answer with, in the order asked for."""
+    """Those that came in binary may share the body's memory."""
+    outputs: tuple[WantedOutput, ...]
+    """In the order asked for."""
+    timeout_s: float | None
+    """The client wants no answer later than this."""
 
 
-def parse_infer(body: Mapping[str, Any], spec: TensorModel) -> InferRequest:
-    """Check the body of an inference request; raises ``Refused`` 400."""
-    unknown = sorted(set(body) - {"id", "parameters", "inputs", "outputs"})
+def split_body(body: memoryview, json_bytes: str | None) -> tuple[dict[str, Any], memoryview]:
+    """The JSON of a body and the tensors behind it; ``json_bytes`` is what BINARY_HEADER says.
+
+    Raises ``Refused`` 400.
+    """
+    if json_bytes is None:
+        return parse_json_object(bytes(body)), body[len(body) :]
+    # So many digits are no length, and Python would refuse to read thousands of them.
+    count = int(json_bytes) if json_bytes.isdecimal() and len(json_bytes) < 20 else -1
+    if not 0 <= count <= len(body):
+        text = f"{BINARY_HEADER} must be from 0 to {len(body)}, the body's bytes"
+        raise invalid(f"{text}; got {quoted(json_bytes)}")
+    return parse_json_object(bytes(body[:count])), body[count:]
+
+
+def parse_infer(
+    header: Mapping[str, Any], spec: TensorModel, tensors: memoryview | None = None
+) -> InferRequest:
+    """Check an inference request and the raw tensors behind its JSON; raises ``Refused`` 400."""
+    unknown = sorted(set(header) - {"id", "parameters", "inputs", "outputs"})
     if unknown:
         raise invalid(f"unknown field {quoted(unknown[0])}")
-    request_id = body.get("id")
+    request_id = header.get("id")
     if request_id is not None and not isinstance(request_id, str):
         raise invalid(f"id must be a string, got {quoted(request_id)}")
-    _check_parameters(body.get("parameters"), "binary_data_output", "the request")
-    return InferRequest(request_id, _inputs(body, spec), _outputs(body, spec))
+    parameters = _parameters(
+        header.get("parameters"), {"binary_data_output", "timeout"}, "the request"
+    )
+    binary = _flag(parameters, "binary_data_output", False, "the request")
+    inputs = _inputs(header, spec, _RawTensors(memoryview(b"") if tensors is None else tensors))
+    return InferRequest(request_id, inputs, _outputs(header, spec, binary), _timeout(parameters))
 
 
-def _inputs(body: Mapping[str, Any], spec: TensorModel) -> dict[str, Array]:
+class _RawTensors:
+    """The bytes behind the JSON, taken from the front."""
+
+    def __init__(self, rest: memoryview) -> None:
+        self.rest = rest
+
+    def take(self, size: object, name: str) -> memoryview:
+        if type(size) is not int or size < 0:
+            text = f"binary_data_size must be a number of bytes, got {quoted(size)}"
+            raise invalid(f"input {name!r}: {text}")
+        if size > len(self.rest):
+            text = f"{len(self.rest)} bytes are left behind the JSON: set {BINARY_HEADER}"
+            raise invalid(f"input {name!r}: binary_data_size is {size}, {text}")
+        taken, self.rest = self.rest[:size], self.rest[size:]
+        return taken
+
+
+def _inputs(header: Mapping[str, Any], spec: TensorModel, raw: _RawTensors) -> dict[str, Array]:
     wanted = {tensor.name: tensor for tensor in spec.inputs}
     arrays: dict[str, Array] = {}
-    for entry in _named_entries(body.get("inputs"), "inputs"):
+    for entry in _named_entries(header.get("inputs"), "inputs"):
         name = entry["name"]
         if name not in wanted:
             text = f"unknown input {quoted(name)}: the model has {_listed(spec.inputs)}"
             raise invalid(text)
         if name in arrays:
             raise invalid(f"input {name!r} is given twice")
-        arrays[name] = _input(entry, wanted[name])
+        arrays[name] = _input(entry, wanted[name], raw)
     missing = [name for name in wanted if name not in arrays]
     if missing:
         raise invalid(f"input {missing[0]!r} is missing: the model has {_listed(spec.inputs)}")
+    if raw.rest.nbytes:
+        raise invalid(f"{raw.rest.nbytes} bytes of the body belong to no input's binary_data_size")
     return arrays
 
 
-def _input(entry: Mapping[str, Any], tensor: TensorSpec) -> Array:
+def _input(entry: Mapping[str, Any], tensor: TensorSpec, raw: _RawTensors) -> Array:
     name = tensor.name
-    _check_parameters(entry.get("parameters"), "binary_data_size", f"input {name!r}")
+    parameters = _parameters(entry.get("parameters"), {"binary_data_size"}, f"input {name!r}")
     if entry.get("datatype") != tensor.datatype:
         got = quoted(entry.get("datatype"))
         raise invalid(f"input {name!r}: datatype must be {tensor.datatype!r}, got {got}")
     shape = shape_from_json(entry.get("shape"), tensor.shape, name)
+    if "binary_data_size" in parameters:
+        if "data" in entry:
+            raise invalid(f"input {name!r} has both data and binary_data_size: send one of them")
+        taken = raw.take(parameters["binary_data_size"], name)
+        return array_from_bytes(taken, tensor.datatype, shape, name)
     if "data" not in entry:
         raise invalid(f"input {name!r} has no data")
     return array_from_json(entry["data"], tensor.datatype, shape, name)
 
 
-def _outputs(body: Mapping[str, Any], spec: TensorModel) -> tuple[str, ...]:
+def _outputs(
+    header: Mapping[str, Any], spec: TensorModel, binary: bool
+) -> tuple[WantedOutput, ...]:
     known = [tensor.name for tensor in spec.outputs]
-    if not body.get("outputs"):
-        return tuple(known)
-    names: list[str] = []
-    for entry in _named_entries(body["outputs"], "outputs"):
+    if not header.get("outputs"):
+        return tuple(WantedOutput(name, binary) for name in known)
+    wanted: dict[str, WantedOutput] = {}
+    for entry in _named_entries(header["outputs"], "outputs"):
         name = entry["name"]
         if name not in known:
             text = f"unknown output {quoted(name)}: the model has {_listed(spec.outputs)}"
             raise invalid(text)
-        if name in names:
+        if name in wanted:
             raise invalid(f"output {name!r} is asked for twice")
-        _check_parameters(entry.get("parameters"), "binary_data", f"output {name!r}")
-        names.append(name)
-    return tuple(names)
+        whose = f"output {name!r}"
+        parameters = _parameters(entry.get("parameters"), {"binary_data"}, whose)
+        wanted[name] = WantedOutput(name, _flag(parameters, "binary_data", binary, whose))
+    return tuple(wanted.values())
 
 
 def _named_entries(value: object, field: str) -> list[Mapping[str, Any]]:
@@ -94,20 +153,33 @@ def _named_entries(value: object, field: str) -> list[Mapping[str, Any]]:
     return value
 
 
-def _check_parameters(value: object, binary: str, whose: str) -> None:
-    """Refuse every parameter: ignoring one silently would answer another question.
-
-    ``binary`` names the one that asks for the binary extension and may be false.
-    """
+def _parameters(value: object, served: set[str], whose: str) -> Mapping[str, Any]:
+    """Refuse all but those ``served``: ignoring one silently would answer another question."""
     if value is None:
-        return
+        return {}
     if not isinstance(value, dict):
         raise invalid(f"parameters of {whose} must be an object, got {quoted(value)}")
-    for name, setting in value.items():
-        if name != binary:
+    for name in value:
+        if name not in served:
             raise invalid(f"parameter {quoted(name)} of {whose} is not served here")
-        if setting is not False:
-            raise invalid(f"{BINARY_UNSERVED} ({binary} of {whose})")
+    return value
+
+
+def _flag(parameters: Mapping[str, Any], name: str, default: bool, whose: str) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise invalid(f"{name} of {whose} must be true or false, got {quoted(value)}")
+    return value
+
+
+def _timeout(parameters: Mapping[str, Any]) -> float | None:
+    value = parameters.get("timeout")
+    if value is None:
+        return None
+    if type(value) is not int or value < 1:
+        text = f"timeout must be a whole number of microseconds, got {quoted(value)}"
+        raise invalid(text)
+    return value / 1e6
 
 
 def _listed(tensors: tuple[TensorSpec, ...]) -> str:

@@ -92,25 +92,8 @@ class ModelThread:
         nobody_waits: threading.Event,
     ) -> Answered[T]:
         loop = asyncio.get_running_loop()
-        job = self._job(choice, work, nobody_waits.is_set)
-        answer = loop.run_in_executor(self._executor, job)
-        try:
-            async with _disconnection(request) as gone:
-                either: set[asyncio.Future[Any]] = {answer, gone}
-                await asyncio.wait(
-                    either,
-                    timeout=max(0.0, deadline_s - loop.time()),
-                    return_when=asyncio.FIRST_COMPLETED,
-                )
-                if answer.done():
-                    return answer.result()
-                if gone.done():
-                    raise Refused(499, "the client went away", close=True)
-        finally:
-            # Takes it out of the executor's queue if it has not begun; what runs sees the event.
-            answer.cancel()
-        text = f"no answer after {self._limits.request_s:g} s, the limit here: ask for less"
-        raise Refused(504, text)
+        answer = loop.run_in_executor(self._executor, self._job(choice, work, nobody_waits.is_set))
+        return await answer_to(request, answer, deadline_s, self._limits.request_s)
 
     def _job(
         self,
@@ -147,6 +130,32 @@ async def until_possible(request: Request, choice: Choice) -> None:
             await asyncio.wait({gone}, timeout=_LOOK_EVERY_S)
             if gone.done():
                 raise Refused(499, "the client went away", close=True)
+
+
+async def answer_to(
+    request: Request, answer: asyncio.Future[T], deadline_s: float, allowed_s: float
+) -> T:
+    """What ``answer`` becomes; cancelled when the time is over or the client goes away.
+
+    The body of ``request`` must have been read. ``deadline_s`` is an instant of the event loop's
+    clock, ``allowed_s`` the time from the request to it. Raises ``Refused`` 504 and 499.
+    """
+    try:
+        async with _disconnection(request) as gone:
+            either: set[asyncio.Future[Any]] = {answer, gone}
+            await asyncio.wait(
+                either,
+                timeout=max(0.0, deadline_s - asyncio.get_running_loop().time()),
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if answer.done():
+                return answer.result()
+            if gone.done():
+                raise Refused(499, "the client went away", close=True)
+    finally:
+        # Takes it out of the executor's queue if it has not begun; what runs sees the event.
+        answer.cancel()
+    raise Refused(504, f"no answer after {allowed_s:g} s, the limit here: ask for less")
 
 
 @contextlib.asynccontextmanager

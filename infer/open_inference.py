@@ -1,25 +1,30 @@
-"""The Open Inference Protocol, version 2, with JSON tensors."""
+"""The Open Inference Protocol, version 2, with its binary and its configuration extension."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import asyncio
+import json
+from collections.abc import Callable
 from importlib import metadata
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gradmq.infer.body import json_bytes, json_response
-from gradmq.infer.infer_request import BINARY_UNSERVED, InferRequest, parse_infer
+from gradmq.infer.body import json_response, parse_json_object
+from gradmq.infer.infer_answer import InferAnswer, accepted_encoding, render_answer
+from gradmq.infer.infer_request import BINARY_HEADER, parse_infer, split_body
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.predict import predict
 from gradmq.infer.refusal import Refused, invalid, quoted
 from gradmq.infer.serving import ServedRelease
-from gradmq.infer.tensors import Array, json_from_array
 from gradmq.serve import TensorModel, TensorSpec
 
 #: What clients read as the framework that runs the model.
 PLATFORM = "gradmq_pytorch"
+
+#: By the names that Triton gave them.
+_EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 
 
 class OpenInference:
@@ -34,18 +39,22 @@ class OpenInference:
             Route("/v2", self.server_metadata, methods=["GET"]),
             Route("/v2/health/live", self.live, methods=["GET"]),
             Route("/v2/health/ready", self.ready, methods=["GET"]),
+            Route("/v2/repository/index", self.repository_index, methods=["POST"]),
         ]
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [
                 Route(model, self.model_metadata, methods=["GET"]),
                 Route(model + "/ready", self.model_ready, methods=["GET"]),
+                Route(model + "/config", self.model_config, methods=["GET"]),
                 Route(model + "/infer", self.infer, methods=["POST"]),
             ]
         return routes
 
     async def server_metadata(self, request: Request) -> Response:
         """Name and version of this server, and the extensions of the protocol that it speaks."""
-        return json_response({"name": "gradmq", "version": _package_version(), "extensions": []})
+        return json_response(
+            {"name": "gradmq", "version": _package_version(), "extensions": _EXTENSIONS}
+        )
 
     async def live(self, request: Request) -> Response:
         """200 as long as the process answers at all."""
@@ -81,6 +90,40 @@ class OpenInference:
             }
         )
 
+    async def model_config(self, request: Request) -> Response:
+        """The model as Triton's clients want it described."""
+        self._check_model(request)
+        release = self._node.serving.current()
+        if release is not None:
+            _check_version(request, release)
+        spec = self._node.spec
+        tensors = spec if isinstance(spec, TensorModel) else TensorModel((), ())
+        return json_response(
+            {
+                "name": self._node.job_name,
+                "platform": PLATFORM,
+                "backend": "gradmq",
+                "version_policy": {"latest": {"num_versions": 1}},
+                # 0: the first dimension is part of the shapes below, here as in the metadata.
+                "max_batch_size": 0,
+                "input": [_configured(tensor) for tensor in tensors.inputs],
+                "output": [_configured(tensor) for tensor in tensors.outputs],
+            }
+        )
+
+    async def repository_index(self, request: Request) -> Response:
+        """The one model, and the release that is held; with ``ready`` asked for, only if it is."""
+        async with self._node.intake.body(request, self._node.deadline_s()) as body:
+            asked = parse_json_object(body) if body else {}
+        release = self._node.serving.current()
+        model = {"name": self._node.job_name, "version": "", "state": "UNAVAILABLE"}
+        if release is None:
+            model["reason"] = "waiting for the first release"
+        else:
+            model |= {"version": str(release.number), "state": "READY", "reason": ""}
+        listed = [] if release is None and asked.get("ready") is True else [model]
+        return Response(json.dumps(listed), media_type="application/json")
+
     async def infer(self, request: Request) -> Response:
         """Run the model on the tensors of the body."""
         self._check_model(request)
@@ -88,50 +131,27 @@ class OpenInference:
         if not isinstance(spec, TensorModel):
             text = f"model {self._node.job_name!r} completes text: use POST /v1/completions"
             raise invalid(text)
-        if "inference-header-content-length" in request.headers:
-            raise invalid(BINARY_UNSERVED)
         deadline_s = self._node.deadline_s()
-        async with self._node.intake.json_object(request, deadline_s) as body:
-            wanted = parse_infer(body, spec)
-            body.clear()
+        datatypes = {tensor.name: tensor.datatype for tensor in spec.outputs}
+        encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
+        async with self._node.intake.body(request, deadline_s) as body:
+            header, tensors = split_body(memoryview(body), request.headers.get(BINARY_HEADER))
+            wanted = parse_infer(header, spec, tensors)
+            header.clear()
+            if wanted.timeout_s is not None:
+                now_s = asyncio.get_running_loop().time()
+                deadline_s = min(deadline_s, now_s + wanted.timeout_s)
 
-            def work(release: ServedRelease, abandoned: Callable[[], bool]) -> bytes:
+            def work(release: ServedRelease, abandoned: Callable[[], bool]) -> InferAnswer:
                 _check_version(request, release)
                 outputs = predict(release, spec, wanted.inputs)
-                return json_bytes(self._answer(release, spec, wanted, outputs))
+                name = self._node.job_name
+                answer = render_answer(name, release, wanted.id, wanted.outputs, outputs, datatypes)
+                return answer if encoding is None else answer.compressed(encoding)
 
             answered = await self._node.model_thread.run(request, deadline_s, work)
         headers = self._node.release_headers(answered.holding)
-        return Response(answered.value, headers=headers, media_type="application/json")
-
-    def _answer(
-        self,
-        release: ServedRelease,
-        spec: TensorModel,
-        wanted: InferRequest,
-        outputs: Mapping[str, Array],
-    ) -> dict[str, object]:
-        datatypes = {tensor.name: tensor.datatype for tensor in spec.outputs}
-        answer: dict[str, object] = {
-            "model_name": self._node.job_name,
-            "model_version": str(release.number),
-        }
-        if wanted.id is not None:
-            answer["id"] = wanted.id
-        answer["parameters"] = {
-            "gradmq_release": str(release.number),
-            "gradmq_versions": release.versions_text(),
-        }
-        answer["outputs"] = [
-            {
-                "name": name,
-                "datatype": datatypes[name],
-                "shape": list(outputs[name].shape),
-                "data": json_from_array(outputs[name], name, release.number),
-            }
-            for name in wanted.outputs
-        ]
-        return answer
+        return _infer_response(answered.value, headers)
 
     def _check_held(self, request: Request) -> None:
         """Raises ``Refused`` 404 for a version in the path that is not held."""
@@ -158,8 +178,23 @@ def _check_version(request: Request, release: ServedRelease) -> None:
         raise Refused(404, text)
 
 
+def _infer_response(answer: InferAnswer, headers: dict[str, str]) -> Response:
+    media_type = "application/json"
+    if answer.json_bytes is not None:
+        headers[BINARY_HEADER] = str(answer.json_bytes)
+        media_type = "application/octet-stream"
+    if answer.encoding is not None:
+        headers |= {"content-encoding": answer.encoding, "vary": "accept-encoding"}
+    return Response(answer.body, headers=headers, media_type=media_type)
+
+
 def _described(tensor: TensorSpec) -> dict[str, object]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
+
+
+def _configured(tensor: TensorSpec) -> dict[str, object]:
+    triton = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
+    return {"name": tensor.name, "data_type": f"TYPE_{triton}", "dims": list(tensor.shape)}
 
 
 def _package_version() -> str:

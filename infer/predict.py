@@ -9,7 +9,7 @@ import numpy as np
 
 from gradmq.infer.refusal import Refused, invalid
 from gradmq.infer.serving import ServedRelease
-from gradmq.infer.tensors import DTYPES, Array
+from gradmq.infer.tensors import DTYPES, Array, as_bfloat16
 
 if TYPE_CHECKING:
     from gradmq.serve import TensorModel, TensorSpec
@@ -30,13 +30,20 @@ def predict(
     with torch.inference_mode():
         if spec.prepare is None:
             arguments: tuple[Any, ...] = tuple(
-                torch.from_numpy(inputs[tensor.name]) for tensor in spec.inputs
+                _as_torch(inputs[tensor.name], tensor) for tensor in spec.inputs
             )
         else:
             arguments = _prepared(spec.prepare, inputs)
         returned = model(*arguments)
         named = _by_name(spec, returned) if spec.finish is None else spec.finish(returned)
         return {tensor.name: _checked(named, tensor) for tensor in spec.outputs}
+
+
+def _as_torch(array: Array, tensor: TensorSpec) -> Any:
+    import torch
+
+    value = torch.from_numpy(array)
+    return value.bfloat16() if tensor.datatype == "BF16" else value
 
 
 def _prepared(
@@ -68,6 +75,10 @@ def _checked(named: Mapping[str, Any], tensor: TensorSpec) -> Array:
         value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
     with np.errstate(over="ignore", invalid="ignore"):
         array: Array = np.asarray(value, dtype=DTYPES[tensor.datatype])
+    if tensor.datatype == "BF16":
+        array = as_bfloat16(array)
+    elif tensor.datatype == "BYTES":
+        array = _texts(array, tensor)
     fits = array.ndim == len(tensor.shape) and all(
         want in (-1, size) for want, size in zip(tensor.shape, array.shape, strict=True)
     )
@@ -76,3 +87,14 @@ def _checked(named: Mapping[str, Any], tensor: TensorSpec) -> Array:
         text = f"output {tensor.name!r} has shape {got}, the job declares {declared}"
         raise Refused(500, text)
     return array
+
+
+def _texts(array: Array, tensor: TensorSpec) -> Array:
+    texts = np.empty(array.size, object)
+    for index, value in enumerate(array.flat):
+        if not isinstance(value, (bytes, str)):
+            kind = type(value).__name__
+            text = f"output {tensor.name!r} of BYTES holds a {kind}: the job must give bytes or str"
+            raise Refused(500, text)
+        texts[index] = value.encode("utf-8", "replace") if isinstance(value, str) else value
+    return texts.reshape(array.shape)

@@ -11,7 +11,8 @@ from gradmq.infer.refusal import Refused, invalid, quoted
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
-#: The protocol's datatypes that JSON can carry, and what they are in numpy.
+#: The protocol's datatypes, and what they are in numpy: BF16 is float32 that bfloat16 can hold,
+#: BYTES are objects of type bytes.
 DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "BOOL": np.dtype(np.bool_),
     "INT8": np.dtype(np.int8),
@@ -23,8 +24,10 @@ DTYPES: Final[dict[str, np.dtype[Any]]] = {
     "UINT32": np.dtype(np.uint32),
     "UINT64": np.dtype(np.uint64),
     "FP16": np.dtype(np.float16),
+    "BF16": np.dtype(np.float32),
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(np.object_),
 }
 
 #: Kinds of a parsed JSON list (numpy's letters; O is Python's own whole numbers) that a tensor of
@@ -33,6 +36,11 @@ _ACCEPTED_KINDS: Final = {"b": "b", "i": "iuO", "u": "iuO", "f": "iuf"}
 
 #: Bounds what a shape may promise beyond its data: [1000000000, 0] needs none.
 _MAX_ELEMENTS = 2**26
+
+#: Elements of one BYTES tensor: they are taken one by one.
+MAX_TEXTS: Final = 2**16
+
+_LARGEST_BFLOAT16: Final = float.fromhex("0x1.fep127")
 
 
 def shape_from_json(value: object, accepted: tuple[int, ...], name: str) -> tuple[int, ...]:
@@ -60,16 +68,41 @@ def array_from_json(data: object, datatype: str, shape: tuple[int, ...], name: s
     Raises ``Refused`` 400 for a wrong size, a value of another kind or out of the datatype's range.
     """
     dtype = DTYPES[datatype]
-    parsed = _parse(data, dtype, name)
+    parsed = _texts(data, name) if datatype == "BYTES" else _parse(data, dtype, name)
     if parsed.shape != shape and (parsed.ndim != 1 or parsed.size != math.prod(shape)):
         got = f"{parsed.size} values" if parsed.ndim == 1 else f"shape {list(parsed.shape)}"
         text = f"input {name!r}: data has {got}, shape {list(shape)} needs {math.prod(shape)}"
         raise invalid(text)
+    if datatype == "BYTES":
+        return parsed.reshape(shape)
     if parsed.size and parsed.dtype.kind not in _ACCEPTED_KINDS[dtype.kind]:
         raise invalid(f"input {name!r}: data holds values that are not {datatype}")
-    if parsed.size and not _in_range(parsed, dtype):
+    if parsed.size and not _in_range(parsed, datatype):
         raise invalid(f"input {name!r}: data holds values out of the range of {datatype}")
-    return np.ascontiguousarray(parsed.astype(dtype).reshape(shape))
+    array = np.ascontiguousarray(parsed.astype(dtype).reshape(shape))
+    return as_bfloat16(array) if datatype == "BF16" else array
+
+
+def _texts(data: object, name: str) -> Array:
+    if not isinstance(data, list):
+        raise invalid(f"input {name!r}: data must be a list, got {quoted(data)}")
+    try:
+        parsed = np.asarray(data, dtype=object)
+    except ValueError:
+        raise invalid(f"input {name!r}: data is neither flat nor evenly nested") from None
+    if parsed.size > MAX_TEXTS:
+        text = f"input {name!r}: {parsed.size} texts, at most {MAX_TEXTS} are taken"
+        raise invalid(text)
+    texts = np.empty(parsed.size, object)
+    for index, value in enumerate(parsed.flat):
+        if not isinstance(value, str):
+            raise invalid(f"input {name!r}: data of BYTES must be strings, got {quoted(value)}")
+        try:
+            texts[index] = value.encode()
+        except UnicodeEncodeError:
+            text = f"input {name!r}: element {index} holds half a surrogate pair, which is no text"
+            raise invalid(text) from None
+    return texts.reshape(parsed.shape)
 
 
 def _parse(data: object, dtype: np.dtype[Any], name: str) -> Array:
@@ -91,20 +124,40 @@ def _parse(data: object, dtype: np.dtype[Any], name: str) -> Array:
     return parsed
 
 
-def _in_range(parsed: Array, dtype: np.dtype[Any]) -> bool:
+def _in_range(parsed: Array, datatype: str) -> bool:
+    dtype = DTYPES[datatype]
     if dtype.kind == "b":
         return True
     if dtype.kind == "f":
-        largest = float(np.finfo(dtype).max)
+        largest = _LARGEST_BFLOAT16 if datatype == "BF16" else float(np.finfo(dtype).max)
         return bool(np.all(np.abs(parsed.astype(np.float64)) <= largest))
     limits = np.iinfo(dtype)
     return int(parsed.min()) >= int(limits.min) and int(parsed.max()) <= int(limits.max)
+
+
+def as_bfloat16(array: Array) -> Array:
+    """float32 values rounded to the nearest that bfloat16 has, ties to even; a new array."""
+    bits = np.ascontiguousarray(array, np.float32).view(np.uint32)
+    rounded = (bits + np.uint32(0x7FFF) + ((bits >> 16) & 1)) & np.uint32(0xFFFF0000)
+    # The carry of a NaN's low bits would make an infinity, or zero, of it.
+    quiet = (bits | np.uint32(0x400000)) & np.uint32(0xFFFF0000)
+    return np.where(np.isnan(array), quiet, rounded).view(np.float32)
 
 
 def json_from_array(array: Array, name: str, number: int) -> list[Any]:
     """``array`` as a flat row-major list; refuses what JSON cannot write (``Refused`` 500)."""
     if array.dtype.kind == "f" and not np.all(np.isfinite(array)):
         text = f"output {name!r} of release {number} is NaN or infinite, which JSON cannot write"
-        raise Refused(500, text)
+        raise Refused(500, text + ": ask for it in binary")
+    if array.dtype.kind == "O":
+        return [_text(value, name, number) for value in array.reshape(-1)]
     flat: list[Any] = array.reshape(-1).tolist()
     return flat
+
+
+def _text(value: bytes, name: str, number: int) -> str:
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        text = f"output {name!r} of release {number} is not UTF-8, which JSON cannot write"
+        raise Refused(500, text + ": ask for it in binary") from None

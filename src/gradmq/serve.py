@@ -11,7 +11,7 @@ from gradmq.errors import JobError
 if TYPE_CHECKING:
     import numpy as np
 
-#: Data types of the Open Inference Protocol that numpy has; bytes and bfloat16 are not served.
+#: Data types of the Open Inference Protocol.
 DATATYPES: Final = frozenset(
     [
         "BOOL",
@@ -24,8 +24,10 @@ DATATYPES: Final = frozenset(
         "INT32",
         "INT64",
         "FP16",
+        "BF16",
         "FP32",
         "FP64",
+        "BYTES",
     ]
 )
 
@@ -58,7 +60,8 @@ class TensorModel:
 
     Without ``prepare`` the model is called with the inputs in order, as torch tensors; without
     ``finish`` its output, or tuple of outputs, is the answer in the order of ``outputs``.
-    Both run in the thread that runs the model, under ``torch.inference_mode``.
+    Both run in the thread that runs the model, under ``torch.inference_mode``. BF16 comes to
+    ``prepare`` as float32, BYTES as an array of bytes objects.
     """
 
     inputs: tuple[TensorSpec, ...]
@@ -69,7 +72,16 @@ class TensorModel:
     A ``ValueError`` tells the one who asked that these inputs cannot be used.
     """
     finish: Callable[[Any], Mapping[str, Any]] | None = None
-    """What the model returned -> tensors or arrays by output name."""
+    """What the model returned -> tensors or arrays by output name; of BYTES, bytes or str."""
+
+    def __post_init__(self) -> None:
+        for tensors, function, name in (
+            (self.inputs, self.prepare, "prepare"),
+            (self.outputs, self.finish, "finish"),
+        ):
+            texts = [tensor.name for tensor in tensors if tensor.datatype == "BYTES"]
+            if texts and function is None:
+                raise JobError(f"tensor {texts[0]}: torch has no BYTES; give TensorModel a {name}")
 
 
 @dataclass(frozen=True, slots=True)

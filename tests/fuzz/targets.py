@@ -26,7 +26,7 @@ from gradmq.durable import read_number
 from gradmq.errors import CheckpointError, RemoteProtocolError
 from gradmq.infer.body import parse_json_object
 from gradmq.infer.completion_request import parse_completion
-from gradmq.infer.infer_request import parse_infer
+from gradmq.infer.infer_request import parse_infer, split_body
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.refusal import Refused
 from gradmq.layout import Layout, Tensor
@@ -219,6 +219,27 @@ def read_infer_body(parts: Parts) -> bool:
     return True
 
 
+def _binary_bodies() -> Sequence[Parts]:
+    raw = bytes(range(40))
+    header = {"inputs": [
+        {"name": "rows", "datatype": "FP32", "shape": [2, 3],
+         "parameters": {"binary_data_size": 24}},
+        {"name": "ids", "datatype": "INT64", "shape": [2], "parameters": {"binary_data_size": 16}},
+    ], "parameters": {"binary_data_output": True, "timeout": 1000}}  # fmt: skip
+    return [[json.dumps(header).encode(), raw]]
+
+
+def read_binary_body(parts: Parts) -> bool:
+    body = memoryview(bytearray(b"".join(parts)))
+    try:
+        header, tensors = split_body(body, str(len(parts[0]) if parts else 0))
+        wanted = parse_infer(header, SPEC, tensors)
+    except Refused as error:
+        return _refused_well(error)
+    assert set(wanted.inputs) == {"rows", "ids"}
+    return True
+
+
 def read_completion_body(parts: Parts) -> bool:
     try:
         parse_completion(parse_json_object(b"".join(parts)), "text", HttpLimits())
@@ -255,5 +276,6 @@ TARGETS = {
     "journal-record": Target(journals.records, lambda parts: _journal().read_record(parts), 5_000),
     "number-file": Target(lambda: [[b"7\n"], [b"123456"]], read_number_file, 10_000),
     "infer-body": Target(_bodies(INFER_BODIES), read_infer_body, 40_000),
+    "infer-binary": Target(_binary_bodies, read_binary_body, 20_000),
     "completion-body": Target(_bodies(COMPLETION_BODIES), read_completion_body, 40_000),
 }

@@ -406,11 +406,19 @@ def test_fashion_mnist_is_asked_with_raw_pictures_and_answers_probabilities() ->
 
 
 def test_a_tensor_of_an_unknown_datatype_or_shape_is_refused() -> None:
-    with pytest.raises(JobError, match="'float32' is none of BOOL"):
+    with pytest.raises(JobError, match="'float32' is none of BF16"):
         TensorSpec("x", "float32", (-1, 2))
     for shape in ((), (-2, 3)):
         with pytest.raises(JobError, match="needs a batch dimension"):
             TensorSpec("x", "FP32", shape)
+
+
+def test_tensors_of_bytes_need_the_function_that_torch_cannot_do_without() -> None:
+    words, number = TensorSpec("words", "BYTES", (-1,)), TensorSpec("number", "FP32", (-1,))
+    with pytest.raises(JobError, match=r"tensor words: .* a prepare"):
+        TensorModel((words,), (number,))
+    with pytest.raises(JobError, match=r"tensor words: .* a finish"):
+        TensorModel((number,), (words,))
 
 
 def test_every_datatype_that_a_job_may_name_can_be_asked_for() -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import http.client
 import json
 import socket
+import zlib
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -212,10 +215,55 @@ def test_bodies_of_all_requests_together_are_bounded(
     assert node.post(INFER, one_row(0, 0, 0)).status_code == 200
 
 
-def test_a_compressed_body_is_refused(sums_node: Any) -> None:
-    refused = sums_node.client.post(INFER, content=b"x", headers={"content-encoding": "gzip"})
+def test_a_compression_that_is_not_read_here_is_refused(sums_node: Any) -> None:
+    refused = sums_node.client.post(INFER, content=b"x", headers={"content-encoding": "br"})
     assert refused.status_code == 415
-    assert "'gzip'" in refused.json()["error"]
+    assert "'br' is not accepted: gzip and deflate are" in refused.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("encoding", "pack"), [("gzip", gzip.compress), ("deflate", zlib.compress)]
+)
+def test_bodies_may_come_and_answers_go_compressed(
+    sums_node: Any, encoding: str, pack: Callable[[bytes], bytes]
+) -> None:
+    body = pack(json.dumps(one_row(1, 2, 3)).encode())
+    headers = {"content-encoding": encoding, "accept-encoding": encoding}
+    answer = sums_node.client.post(INFER, content=body, headers=headers)
+    assert answer.headers["content-encoding"] == encoding
+    assert answer.json()["outputs"][0]["data"] == [6]
+    usual = sums_node.post(INFER, one_row(1, 2, 3))
+    assert "gzip, deflate" in usual.request.headers["accept-encoding"]
+    assert "content-encoding" not in usual.headers
+
+
+def test_a_small_body_that_becomes_huge_is_stopped_at_the_limit(
+    serve_node: Any, sums_spec: TensorModel
+) -> None:
+    node = serve_node("sums", sums_spec, limits=HttpLimits(body_bytes=2**20))
+    node.offer(1, constant(1))
+    bomb = gzip.compress(bytes(2**26))
+    assert len(bomb) < 2**17
+    refused = node.client.post(INFER, content=bomb, headers={"content-encoding": "gzip"})
+    assert refused.status_code == 413
+    assert "larger than 1048576 bytes" in refused.json()["error"]
+    assert node.post(INFER, one_row(0, 0, 0)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [
+        (b"{}", "is not gzip"),
+        (gzip.compress(b"{}")[:-3], "ends within its gzip data"),
+        (gzip.compress(b"{}") + b"more", "behind the end of its gzip data"),
+    ],
+)
+def test_a_body_that_is_not_compressed_as_it_says_is_refused(
+    sums_node: Any, body: bytes, says: str
+) -> None:
+    refused = sums_node.client.post(INFER, content=body, headers={"content-encoding": "gzip"})
+    assert refused.status_code == 400
+    assert says in refused.json()["error"]
 
 
 def test_unknown_paths_and_methods_are_errors_in_words(sums_node: Any) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_before_the_first_release_the_node_is_live_but_not_ready(
 def test_metadata_names_server_model_versions_and_tensors(sums_node: Any) -> None:
     server = sums_node.client.get("/v2").json()
     assert server["name"] == "gradmq"
-    assert server["extensions"] == []
+    assert server["extensions"] == ["binary_tensor_data", "model_configuration"]
     for path in ("/v2/models/sums", "/v2/models/sums/versions/12"):
         assert sums_node.client.get(path).json() == {
             "name": "sums",
@@ -141,16 +142,17 @@ def test_the_current_version_may_be_named_and_no_other(sums_node: Any) -> None:
         (rows(data=[True] * 6), "not FP32"),
         (rows(data=[1e300] * 6), "out of the range of FP32"),
         (rows(data=5), "data must be a list"),
-        (rows(parameters={"binary_data_size": 24}), "binary tensor extension"),
+        (rows(parameters={"binary_data_size": 24}), "both data and binary_data_size"),
         (rows(parameters={"shared_memory_region": "r"}), "'shared_memory_region'"),
         (rows(parameters=[]), "must be an object"),
-        (rows() | {"parameters": {"binary_data_output": True}}, "binary tensor extension"),
+        (rows() | {"parameters": {"binary_data_output": 1}}, "must be true or false, got 1"),
+        (rows() | {"parameters": {"timeout": 0}}, "number of microseconds, got 0"),
         (rows() | {"parameters": {"sequence_id": 4}}, "'sequence_id' of the request"),
         (rows() | {"outputs": [{"name": "product"}]}, "unknown output 'product'"),
         (rows() | {"outputs": [{"name": "sum"}, {"name": "sum"}]}, "asked for twice"),
         (
-            rows() | {"outputs": [{"name": "sum", "parameters": {"binary_data": True}}]},
-            "binary tensor extension",
+            rows() | {"outputs": [{"name": "sum", "parameters": {"binary_data": "yes"}}]},
+            "binary_data of output 'sum' must be true or false",
         ),
         (
             rows() | {"outputs": [{"name": "sum", "parameters": {"classification": 2}}]},
@@ -169,11 +171,28 @@ def test_a_wrong_request_is_told_what_is_wrong(
     assert says in refused.json()["error"]
 
 
-def test_a_binary_body_is_refused_by_its_header(sums_node: Any) -> None:
-    headers = {"Inference-Header-Content-Length": "40"}
-    refused = sums_node.client.post(INFER, content=b"{}" + bytes(24), headers=headers)
-    assert refused.status_code == 400
-    assert "binary tensor extension" in refused.json()["error"]
+def test_the_configuration_says_what_perf_analyzer_looks_for(sums_node: Any) -> None:
+    for path in ("/v2/models/sums/config", "/v2/models/sums/versions/12/config"):
+        config = sums_node.client.get(path).json()
+        assert (config["name"], config["max_batch_size"]) == ("sums", 0)
+        assert config["input"] == [{"name": "rows", "data_type": "TYPE_FP32", "dims": [-1, 3]}]
+        assert [output["name"] for output in config["output"]] == ["sum", "double"]
+    assert sums_node.client.get("/v2/models/sums/versions/11/config").status_code == 404
+
+
+def test_the_repository_lists_the_one_model_and_its_release(
+    serve_node: Any, sums_spec: TensorModel
+) -> None:
+    node = serve_node("sums", sums_spec)
+    index = "/v2/repository/index"
+    waiting = {"name": "sums", "version": "", "state": "UNAVAILABLE"}
+    waiting["reason"] = "waiting for the first release"
+    assert node.client.post(index).json() == [waiting]
+    assert node.post(index, {"ready": True}).json() == []
+    node.offer(7, lambda tensor: (tensor.sum(dim=1), tensor))
+    ready = {"name": "sums", "version": "7", "state": "READY", "reason": ""}
+    assert node.client.post(index).json() == [ready]
+    assert node.post(index, {"ready": True}).json() == [ready]
 
 
 def test_another_model_is_not_found(sums_node: Any) -> None:
@@ -199,7 +218,12 @@ def test_every_datatype_that_a_job_may_declare_can_be_asked_with() -> None:
 
 def echo_request(**changes: list[Any]) -> dict[str, Any]:
     """One tensor of each datatype, named by it; ``changes`` are data by datatype."""
-    data = {datatype: [0, 1] for datatype in DTYPES} | {"BOOL": [True, False]} | changes
+    data = {datatype: [0, 1] for datatype in DTYPES} | changes
+    data = {"BOOL": [True, False], "BYTES": ["", "grün"]} | {
+        datatype: values
+        for datatype, values in data.items()
+        if datatype in changes or datatype not in ("BOOL", "BYTES")
+    }
     return {
         "inputs": [
             {"name": datatype, "datatype": datatype, "shape": [len(values)], "data": values}
@@ -208,18 +232,23 @@ def echo_request(**changes: list[Any]) -> dict[str, Any]:
     }
 
 
+def by_name(entries: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    return {entry["name"]: entry for entry in entries}
+
+
 @pytest.fixture
 def echo_node(serve_node: Any) -> Any:
     tensors = tuple(TensorSpec(datatype, datatype, (-1,)) for datatype in DTYPES)
-    node = serve_node("echo", TensorModel(tensors, tensors))
-    node.offer(1, lambda *tensors: tensors)
+    spec = TensorModel(tensors, tensors, prepare=lambda arrays: (arrays,), finish=dict)
+    node = serve_node("echo", spec)
+    node.offer(1, lambda arrays: arrays)
     return node
 
 
 def test_values_come_back_in_the_datatype_they_were_sent_in(echo_node: Any) -> None:
     request = echo_request(INT64=[-(2**63), 2**63 - 1], UINT64=[0, 2**64 - 1], FP64=[0.1, 1e300])
     answer = echo_node.post("/v2/models/echo/infer", request)
-    assert answer.json()["outputs"] == request["inputs"]
+    assert by_name(answer.json()["outputs"]) == by_name(request["inputs"])
 
 
 def test_values_are_refused_rather_than_changed(echo_node: Any) -> None:
@@ -232,8 +261,12 @@ def test_values_are_refused_rather_than_changed(echo_node: Any) -> None:
         ("FP16", 70000.0, "out of the range of FP16"),
         ("INT8", 2**70, "out of the range of INT8"),
         ("FP64", 2**70, "must hold numbers"),
+        ("BF16", 3.4e38, "out of the range of BF16"),
+        ("BYTES", 7, "must be strings"),
+        ("BYTES", "\ud800", "half a surrogate pair"),
     ):
-        refused = echo_node.post("/v2/models/echo/infer", echo_request(**{datatype: [value]}))
+        body = json.dumps(echo_request(**{datatype: [value]}))
+        refused = echo_node.client.post("/v2/models/echo/infer", content=body)
         assert refused.status_code == 400, datatype
         assert says in refused.json()["error"]
 
