@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
+from gradmq.infer.batching import Batching
 from gradmq.infer.bearer import Bearer
 from gradmq.infer.body import Intake
 from gradmq.infer.control import Control
@@ -68,10 +69,14 @@ def make_app(
         max_age_s=max_age_s,
     )
     counts = RequestCounts()
+    batching = None
+    if isinstance(spec, TensorModel):
+        batching = Batching(job_name, spec, serving, executor, limits, clock)
+    waiting = batching or node.model_thread
     routes = [
-        *OpenInference(node).routes(),
+        *OpenInference(node, batching).routes(),
         *OpenAI(node, wall_clock).routes(),
-        *NodeStatus(node, counts).routes(),
+        *NodeStatus(node, counts, lambda: waiting.waiting).routes(),
         *Control(node).routes(),
     ]
     app = Starlette(

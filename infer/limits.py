@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from gradmq.config import InferSettings
+
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
@@ -15,8 +17,22 @@ class HttpLimits:
     request_s: float = 60.0
     """From the end of the headers to the answer: reading, waiting for the model, running it."""
     waiting_requests: int = 256
-    """Requests inside the node that wait for the model or run on it."""
+    """Requests that wait for the model; completions count until they end."""
     completion_tokens: int = 1024
     """Largest ``max_tokens``."""
     prompts: int = 16
     """Prompts in one completion request."""
+    batch_rows: int = 1
+    """Rows of tensors that run together; 1: every request by itself."""
+    batch_delay_s: float = 0.0
+    """Longest wait for others to run with; 0: only while the model is busy."""
+
+    @classmethod
+    def of(cls, settings: InferSettings) -> HttpLimits:
+        """Those that are set, and the others as they are."""
+        return cls(
+            request_s=settings.request_timeout,
+            waiting_requests=settings.max_queue_size,
+            batch_rows=settings.max_batch_size,
+            batch_delay_s=settings.max_queue_delay,
+        )

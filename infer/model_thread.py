@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import Executor
@@ -15,10 +14,8 @@ from starlette.requests import Request
 
 from gradmq.infer.choosing import Choice
 from gradmq.infer.limits import HttpLimits
-from gradmq.infer.refusal import RETRY_AFTER_S, Abandoned, Refused
+from gradmq.infer.refusal import Abandoned, Refused, model_failed, too_many
 from gradmq.infer.serving import Holding, ServedRelease, Serving
-
-_log = logging.getLogger(__name__)
 
 #: How often a request that waits for another release looks whether it is there.
 _LOOK_EVERY_S = 0.05
@@ -55,6 +52,11 @@ class ModelThread:
         self._limits = limits
         self._waiting = 0
 
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for the model or run on it."""
+        return self._waiting
+
     async def run(
         self,
         request: Request,
@@ -72,8 +74,7 @@ class ModelThread:
         left_s = max(0.0, deadline_s - asyncio.get_running_loop().time())
         choice = Choice(request, self._serving, self._clock, left_s)
         if self._waiting >= self._limits.waiting_requests:
-            text = f"{self._waiting} requests are already waiting for the model, the limit here"
-            raise Refused(429, text, retry_after_s=RETRY_AFTER_S)
+            raise too_many(self._waiting)
         nobody_waits = threading.Event()
         self._waiting += 1
         try:
@@ -110,10 +111,7 @@ class ModelThread:
             except (Refused, Abandoned):
                 raise
             except Exception as error:
-                number = holding.release.number
-                _log.exception("release %d failed on a request", number)
-                text = f"release {number} failed on this request: {type(error).__name__}: {error}"
-                raise Refused(500, text) from error
+                raise model_failed(holding.release.number, error) from error
 
         return job
 

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from gradmq import link
 from gradmq.errors import GradmqError, JobError
+from gradmq.infer.batching import require_batchable
 from gradmq.infer.follower import Follower
 from gradmq.infer.http import make_app
+from gradmq.infer.limits import HttpLimits
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.job import Job
@@ -38,6 +40,7 @@ def serve(
     join_timeout_s: float,
     keys: Path | None,
     token_file: Path | None,
+    limits: HttpLimits,
     stopped: threading.Event,
 ) -> None:
     """Serve until ``stopped``; raises SettingsError, JobError or what ended the follower."""
@@ -45,10 +48,12 @@ def serve(
     link.require_closed(host, insecure, closed=bool(token), remedy="infer.token_file")
     if job.serve is None:
         raise JobError(f"job {job.name} does not say how it is served: give it serve=…")
+    spec = job.serve()
+    require_batchable(spec, limits.batch_rows)
     serving = Serving()
     failure: list[GradmqError] = []
     executor = ThreadPoolExecutor(1, "gradmq-model")
-    app = make_app(serving, job.name, job.serve(), executor, time.monotonic, token=token)
+    app = make_app(serving, job.name, spec, executor, time.monotonic, limits=limits, token=token)
     with HttpServer(app, host, port) as server:
         url = server.url
         log.info("answers at %s", url)

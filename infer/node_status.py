@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -15,8 +17,10 @@ from gradmq.serve import TextModel
 class NodeStatus:
     """Answers ``/healthz`` and ``/gradmq/v1/status``."""
 
-    def __init__(self, node: NodeApi, counts: RequestCounts) -> None:
+    def __init__(self, node: NodeApi, counts: RequestCounts, waiting: Callable[[], int]) -> None:
+        """``waiting`` says how many requests wait for the model."""
         self._node = node
+        self._waiting = waiting
         self._counts = counts
 
     def routes(self) -> list[Route]:
@@ -47,6 +51,7 @@ class NodeStatus:
                 "versions": [list(version) for version in statistics.versions],
                 "age_s": statistics.age_s,
                 "swaps": statistics.swaps,
+                "waiting": self._waiting(),
                 "requests": {
                     "answered": self._counts.answered,
                     "refused": self._counts.refused,

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import Callable
 from importlib import metadata
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from gradmq.infer.batch_run import refusal_of_version
+from gradmq.infer.batching import Batching
 from gradmq.infer.body import json_response, parse_json_object
-from gradmq.infer.infer_answer import InferAnswer, accepted_encoding, render_answer
+from gradmq.infer.infer_answer import InferAnswer, accepted_encoding
 from gradmq.infer.infer_request import BINARY_HEADER, parse_infer, split_body
 from gradmq.infer.node_api import NodeApi
-from gradmq.infer.predict import predict
 from gradmq.infer.refusal import Refused, invalid, quoted
 from gradmq.infer.serving import ServedRelease
 from gradmq.serve import TensorModel, TensorSpec
@@ -30,8 +29,10 @@ _EXTENSIONS = ["binary_tensor_data", "model_configuration"]
 class OpenInference:
     """Answers ``/v2``: health, metadata and inference of the one model of this node."""
 
-    def __init__(self, node: NodeApi) -> None:
+    def __init__(self, node: NodeApi, batching: Batching | None) -> None:
+        """``batching`` runs the model; None for one of text."""
         self._node = node
+        self._batching = batching
 
     def routes(self) -> list[Route]:
         """The paths of this dialect, with and without a version."""
@@ -98,18 +99,22 @@ class OpenInference:
             _check_version(request, release)
         spec = self._node.spec
         tensors = spec if isinstance(spec, TensorModel) else TensorModel((), ())
-        return json_response(
-            {
-                "name": self._node.job_name,
-                "platform": PLATFORM,
-                "backend": "gradmq",
-                "version_policy": {"latest": {"num_versions": 1}},
-                # 0: the first dimension is part of the shapes below, here as in the metadata.
-                "max_batch_size": 0,
-                "input": [_configured(tensor) for tensor in tensors.inputs],
-                "output": [_configured(tensor) for tensor in tensors.outputs],
-            }
-        )
+        limits = self._node.limits
+        batches = limits.batch_rows > 1
+        config: dict[str, object] = {
+            "name": self._node.job_name,
+            "platform": PLATFORM,
+            "backend": "gradmq",
+            "version_policy": {"latest": {"num_versions": 1}},
+            # With 0 the first dimension is part of the shapes below, as in the metadata.
+            "max_batch_size": limits.batch_rows if batches else 0,
+            "input": [_configured(tensor, batches) for tensor in tensors.inputs],
+            "output": [_configured(tensor, batches) for tensor in tensors.outputs],
+        }
+        if batches:
+            delay_us = round(limits.batch_delay_s * 1e6)
+            config["dynamic_batching"] = {"max_queue_delay_microseconds": delay_us}
+        return json_response(config)
 
     async def repository_index(self, request: Request) -> Response:
         """The one model, and the release that is held; with ``ready`` asked for, only if it is."""
@@ -128,28 +133,17 @@ class OpenInference:
         """Run the model on the tensors of the body."""
         self._check_model(request)
         spec = self._node.spec
-        if not isinstance(spec, TensorModel):
+        if not isinstance(spec, TensorModel) or self._batching is None:
             text = f"model {self._node.job_name!r} completes text: use POST /v1/completions"
             raise invalid(text)
         deadline_s = self._node.deadline_s()
-        datatypes = {tensor.name: tensor.datatype for tensor in spec.outputs}
         encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
         async with self._node.intake.body(request, deadline_s) as body:
             header, tensors = split_body(memoryview(body), request.headers.get(BINARY_HEADER))
             wanted = parse_infer(header, spec, tensors)
             header.clear()
-            if wanted.timeout_s is not None:
-                now_s = asyncio.get_running_loop().time()
-                deadline_s = min(deadline_s, now_s + wanted.timeout_s)
-
-            def work(release: ServedRelease, abandoned: Callable[[], bool]) -> InferAnswer:
-                _check_version(request, release)
-                outputs = predict(release, spec, wanted.inputs)
-                name = self._node.job_name
-                answer = render_answer(name, release, wanted.id, wanted.outputs, outputs, datatypes)
-                return answer if encoding is None else answer.compressed(encoding)
-
-            answered = await self._node.model_thread.run(request, deadline_s, work)
+            version = request.path_params.get("version")
+            answered = await self._batching.infer(request, wanted, version, encoding, deadline_s)
         headers = self._node.release_headers(answered.holding)
         return _infer_response(answered.value, headers)
 
@@ -172,10 +166,9 @@ class OpenInference:
 
 
 def _check_version(request: Request, release: ServedRelease) -> None:
-    version = request.path_params.get("version", str(release.number))
-    if version != str(release.number):
-        text = f"version {quoted(version)} is not served here: the current one is {release.number}"
-        raise Refused(404, text)
+    refused = refusal_of_version(request.path_params.get("version"), release)
+    if refused is not None:
+        raise refused
 
 
 def _infer_response(answer: InferAnswer, headers: dict[str, str]) -> Response:
@@ -192,9 +185,13 @@ def _described(tensor: TensorSpec) -> dict[str, object]:
     return {"name": tensor.name, "datatype": tensor.datatype, "shape": list(tensor.shape)}
 
 
-def _configured(tensor: TensorSpec) -> dict[str, object]:
+def _configured(tensor: TensorSpec, batches: bool) -> dict[str, object]:
     triton = "STRING" if tensor.datatype == "BYTES" else tensor.datatype
-    return {"name": tensor.name, "data_type": f"TYPE_{triton}", "dims": list(tensor.shape)}
+    return {
+        "name": tensor.name,
+        "data_type": f"TYPE_{triton}",
+        "dims": list(tensor.shape[batches:]),
+    }
 
 
 def _package_version() -> str:

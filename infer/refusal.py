@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import logging
+
 from gradmq.errors import GradmqError
+
+_log = logging.getLogger(__name__)
 
 #: What clients are told that come too early or find the node full: both pass quickly.
 RETRY_AFTER_S = 1
@@ -46,6 +50,19 @@ class Abandoned(GradmqError):
 def invalid(text: str, param: str | None = None) -> Refused:
     """A 400: the request itself is wrong."""
     return Refused(400, text, param=param)
+
+
+def too_many(limit: int) -> Refused:
+    """A 429: the queue for the model is full."""
+    text = f"{limit} requests are already waiting for the model, the limit here"
+    return Refused(429, text, retry_after_s=RETRY_AFTER_S)
+
+
+def model_failed(release: int, error: Exception) -> Refused:
+    """A 500: this release cannot answer; the traceback goes into the log."""
+    _log.error("release %d failed on a request", release, exc_info=error)
+    text = f"release {release} failed on this request: {type(error).__name__}: {error}"
+    return Refused(500, text)
 
 
 def quoted(value: object) -> str:

@@ -292,6 +292,7 @@ def infer(
             network__keys=keys, network__insecure=insecure,
         )  # fmt: skip
         loaded = load(job)
+        from gradmq.infer.limits import HttpLimits
         from gradmq.infer.node import serve
 
         serve(
@@ -304,6 +305,7 @@ def infer(
             settings.run.join_timeout,
             settings.network.keys,
             settings.infer.token_file,
+            HttpLimits.of(settings.infer),
             stop.event,
         )
 

@@ -146,6 +146,22 @@ class InferSettings(_Section):
     token_file: PathHere | None = Field(
         None, description="file (mode 0600) with a token that every request must bear"
     )
+    max_batch_size: int = Field(
+        1, ge=1, le=65536,
+        description="rows of tensors, of one or more requests, that the model runs on at once; 1: "
+        "every request by itself, as must be where the rows of an answer depend on each other",
+    )  # fmt: skip
+    max_queue_delay: Annotated[float, BeforeValidator(seconds), Field(ge=0, le=10)] = Field(
+        0.0,
+        description="how long a request may wait for others to run with; 0: only while the model "
+        "is busy; seconds",
+    )
+    max_queue_size: int = Field(
+        256, ge=1, le=65536, description="requests that wait for the model; more are answered 429"
+    )
+    request_timeout: Duration = Field(
+        60.0, description="from the end of a request's head to its answer; seconds"
+    )
 
 
 class Settings(BaseModel):

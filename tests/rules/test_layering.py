@@ -45,6 +45,7 @@ LAYERS = {
         "gradmq.ps.quarantine",
         "gradmq.ps.tally",
         "gradmq.worker.session",
+        "gradmq.infer.batch_former",
         "gradmq.infer.serving",
         "gradmq.infer.steering",
         "gradmq.infer.wish",

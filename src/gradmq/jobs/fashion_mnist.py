@@ -129,6 +129,7 @@ job = Job(
         "optimizer.nesterov": False,
         "optimizer.weight_decay": 0.001,
         "staleness.bound": 8,
+        "infer.max_batch_size": 64,
         "run.for": "120s",
         "run.evaluate_every": "10s",
     },

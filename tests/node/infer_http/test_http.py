@@ -313,5 +313,6 @@ def test_the_status_says_what_is_served_and_what_was_asked(
         "first_release": 3,
         "versions": [[1, 50], [2, 51]],
         "swaps": 2,
+        "waiting": 0,
         "requests": {"answered": 1, "refused": 1, "failed": 1},
     }
