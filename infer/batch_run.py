@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from gradmq.infer.infer_answer import InferAnswer, render_answer
 from gradmq.infer.infer_request import InferRequest
+from gradmq.infer.model_thread import Answered
 from gradmq.infer.predict import predict
-from gradmq.infer.refusal import Refused, model_failed, quoted
+from gradmq.infer.refusal import Refused, model_failed
 from gradmq.infer.serving import Holding, ServedRelease
 from gradmq.infer.tensors import Array
 from gradmq.serve import TensorModel
@@ -25,8 +26,8 @@ class Asked:
     """One request, and how it wants its answer."""
 
     wanted: InferRequest
-    version: str | None
-    """Only this release may answer; None: any."""
+    choose: Callable[[], Holding]
+    """The release to answer from, as of now; raises ``Refused`` if there is none for it."""
     encoding: str | None
     """Compress the answer so."""
     rows: int
@@ -44,10 +45,9 @@ class BatchTimes:
 
 @dataclass(frozen=True, slots=True)
 class BatchOutcome:
-    """What became of each request, in order, all of them on one release."""
+    """What became of each request, in order."""
 
-    holding: Holding
-    answers: Sequence[InferAnswer | Refused]
+    answers: Sequence[Answered[InferAnswer] | Refused]
     times: BatchTimes
 
 
@@ -60,30 +60,43 @@ class BatchRunner:
         self._datatypes = {tensor.name: tensor.datatype for tensor in spec.outputs}
         self._warned = False
 
-    def run(self, holding: Holding, asked: Sequence[Asked]) -> BatchOutcome:
+    def run(self, asked: Sequence[Asked]) -> BatchOutcome:
         """Answer each request; none suffers from what another one is.
 
-        A batch on which the model fails is run again one by one: only who is to blame is refused.
+        Those that choose the same release run together; a batch on which the model fails is run
+        again one by one: only who is to blame is refused.
         """
         times = BatchTimes()
-        release = holding.release
-        answers: list[InferAnswer | Refused | None] = [
-            refusal_of_version(each.version, release) for each in asked
-        ]
-        running = [index for index, refused in enumerate(answers) if refused is None]
-        if running:
-            together = [asked[index] for index in running]
+        answers: dict[int, Answered[InferAnswer] | Refused] = {}
+        chosen: dict[Holding, list[int]] = {}
+        for index, each in enumerate(asked):
             try:
-                outputs = self._predict_together(release, together, times)
+                chosen.setdefault(each.choose(), []).append(index)
             except Refused as refused:
-                _log.debug("a batch of %d is run one by one: %s", len(together), refused)
-                outputs = [self._predict_alone(release, each, times) for each in together]
-            begun = time.perf_counter()
-            for index, found in zip(running, outputs, strict=True):
-                answers[index] = self._rendered(release, asked[index], found)
-            times.output_s += time.perf_counter() - begun
-        whole = [answer for answer in answers if answer is not None]
-        return BatchOutcome(holding, whole, times)
+                answers[index] = refused
+        for holding, indices in chosen.items():
+            found = self._answers(holding.release, [asked[index] for index in indices], times)
+            for index, answer in zip(indices, found, strict=True):
+                if isinstance(answer, InferAnswer):
+                    answers[index] = Answered(answer, holding)
+                else:
+                    answers[index] = answer
+        return BatchOutcome([answers[index] for index in range(len(asked))], times)
+
+    def _answers(
+        self, release: ServedRelease, asked: Sequence[Asked], times: BatchTimes
+    ) -> list[InferAnswer | Refused]:
+        try:
+            outputs = self._predict_together(release, asked, times)
+        except Refused as refused:
+            _log.debug("a batch of %d is run one by one: %s", len(asked), refused)
+            outputs = [self._predict_alone(release, each, times) for each in asked]
+        begun = time.perf_counter()
+        answers = [
+            self._rendered(release, each, found) for each, found in zip(asked, outputs, strict=True)
+        ]
+        times.output_s += time.perf_counter() - begun
+        return answers
 
     def _predict_together(
         self, release: ServedRelease, asked: Sequence[Asked], times: BatchTimes
@@ -143,11 +156,3 @@ class BatchRunner:
         except Refused as refused:
             return refused
         return answer if asked.encoding is None else answer.compressed(asked.encoding)
-
-
-def refusal_of_version(version: str | None, release: ServedRelease) -> Refused | None:
-    """A 404 unless ``release`` is the ``version`` asked for."""
-    if version in (None, str(release.number)):
-        return None
-    text = f"version {quoted(version)} is not served here: the current one is {release.number}"
-    return Refused(404, text)

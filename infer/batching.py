@@ -13,43 +13,39 @@ from starlette.requests import Request
 from gradmq.errors import SettingsError
 from gradmq.infer.batch_former import BatchFormer, Waiting
 from gradmq.infer.batch_run import Asked, BatchOutcome, BatchRunner
-from gradmq.infer.choosing import Choice
 from gradmq.infer.infer_answer import InferAnswer
 from gradmq.infer.infer_request import InferRequest
 from gradmq.infer.limits import HttpLimits
-from gradmq.infer.model_thread import Answered, answer_to, until_possible
+from gradmq.infer.measures import Measures
+from gradmq.infer.model_thread import Answered, answer_to
 from gradmq.infer.refusal import too_many
-from gradmq.infer.serving import Serving
+from gradmq.infer.serving import Holding
 from gradmq.serve import TensorModel, TextModel
 
 
 @dataclass(frozen=True, slots=True)
 class _Ticket:
     asked: Asked
-    choice: Choice
     answer: asyncio.Future[Answered[InferAnswer]]
 
 
 class Batching:
     """Answers inference requests in batches, one batch at a time; used by the event loop's thread.
 
-    Each batch takes its release at its beginning: a swap happens between two batches, and all
-    answers of one come from one release. Requests that wish for another one run beside their like.
+    The release is taken when a batch begins: a swap happens between two batches, never inside one.
     """
 
     def __init__(
         self,
         model_name: str,
         spec: TensorModel,
-        serving: Serving,
         executor: Executor,
         limits: HttpLimits,
-        clock: Callable[[], float],
+        measures: Measures,
     ) -> None:
-        self._serving = serving
-        self._clock = clock
         self._executor = executor
         self._limits = limits
+        self._measures = measures
         self._runner = BatchRunner(model_name, spec)
         self._batchable = is_batchable(spec)
         self._former: BatchFormer[_Ticket] = BatchFormer(
@@ -68,29 +64,25 @@ class Batching:
         self,
         request: Request,
         wanted: InferRequest,
-        version: str | None,
+        choose: Callable[[], Holding],
         encoding: str | None,
         deadline_s: float,
     ) -> Answered[InferAnswer]:
         """The answer to ``wanted``, and the release it ran on.
 
-        ``deadline_s`` is an instant of the event loop's clock; the request's own timeout may be
-        earlier. The body of ``request`` must have been read. Raises ``Refused``: 503 before the
-        first release or the one that is wished for, 409 for a wish that will not come true here,
-        429 when too many wait, 504 at the deadline, 500 when the model fails.
+        ``choose`` takes the release when the batch begins, in the model's thread. ``deadline_s`` is
+        an instant of the event loop's clock; the request's own timeout may be earlier. The body of
+        ``request`` must have been read. Raises ``Refused``: what ``choose`` does, 429 when too many
+        wait, 504 at the deadline, 500 when the model fails.
         """
         loop = asyncio.get_running_loop()
-        left_s = max(0.0, deadline_s - loop.time())
-        choice = Choice(request, self._serving, self._clock, left_s)
-        await until_possible(request, choice)
-        only = choice.only()
         now, allowed_s = loop.time(), self._limits.request_s
         if wanted.timeout_s is not None and now + wanted.timeout_s < deadline_s:
             deadline_s, allowed_s = now + wanted.timeout_s, wanted.timeout_s
         rows = min((len(array) for array in wanted.inputs.values()), default=0)
         waiting = Waiting(
-            _Ticket(Asked(wanted, version, encoding, rows), choice, loop.create_future()),
-            *self._place(wanted, rows, only),
+            _Ticket(Asked(wanted, choose, encoding, rows), loop.create_future()),
+            *self._place(wanted, rows),
             arrived_s=now,
             deadline_s=deadline_s,
         )
@@ -102,13 +94,13 @@ class Batching:
         finally:
             self._former.remove(waiting)
 
-    def _place(self, wanted: InferRequest, rows: int, only: int | None) -> tuple[object, int]:
+    def _place(self, wanted: InferRequest, rows: int) -> tuple[object, int]:
         """Key and rows: what may run beside it, and how much room it takes."""
         arrays = [wanted.inputs[name] for name in sorted(wanted.inputs)]
         if not self._batchable or any(len(array) != rows for array in arrays):
             # By itself: nothing has its key, and it fills a batch.
             return next(self._serial), self._limits.batch_rows
-        return (only, *(array.shape[1:] for array in arrays)), max(1, rows)
+        return tuple(array.shape[1:] for array in arrays), max(1, rows)
 
     def _start_what_is_due(self) -> None:
         if self._running:
@@ -117,32 +109,54 @@ class Batching:
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        batch = [waiting.what for waiting in self._former.take(loop.time())]
+        batch = self._former.take(loop.time())
         if batch:
             self._running = True
-            outcome = loop.run_in_executor(self._executor, self._run, batch)
-            outcome.add_done_callback(lambda done: self._deliver(batch, done))
+            begun_s = loop.time()
+            asked = [waiting.what.asked for waiting in batch]
+            outcome = loop.run_in_executor(self._executor, self._runner.run, asked)
+            outcome.add_done_callback(lambda done: self._deliver(batch, begun_s, done))
         elif (due_s := self._former.next_due_s()) is not None:
             self._alarm = loop.call_at(due_s, self._start_what_is_due)
 
-    def _run(self, batch: Sequence[_Ticket]) -> BatchOutcome:
-        """In the model's thread."""
-        return self._runner.run(batch[0].choice.holding(), [ticket.asked for ticket in batch])
-
-    def _deliver(self, batch: Sequence[_Ticket], done: asyncio.Future[BatchOutcome]) -> None:
+    def _deliver(
+        self, batch: Sequence[Waiting[_Ticket]], begun_s: float, done: asyncio.Future[BatchOutcome]
+    ) -> None:
         self._running = False
         if done.cancelled():
             return  # the node is ending
         error = done.exception()
-        for index, ticket in enumerate(batch):
-            if ticket.answer.done():
+        if error is None:
+            self._measure(batch, begun_s, done.result())
+        for index, waiting in enumerate(batch):
+            answer = waiting.what.answer
+            if answer.done():
                 continue  # its deadline is over, or its client is gone
             found = error or done.result().answers[index]
-            if isinstance(found, InferAnswer):
-                ticket.answer.set_result(Answered(found, done.result().holding))
+            if isinstance(found, Answered):
+                answer.set_result(found)
             else:
-                ticket.answer.set_exception(found)
+                answer.set_exception(found)
         self._start_what_is_due()
+
+    def _measure(
+        self, batch: Sequence[Waiting[_Ticket]], begun_s: float, outcome: BatchOutcome
+    ) -> None:
+        answered = [
+            waiting
+            for waiting, answer in zip(batch, outcome.answers, strict=True)
+            if isinstance(answer, Answered)
+        ]
+        if answered:
+            times = outcome.times
+            self._measures.batch(
+                [begun_s - waiting.arrived_s for waiting in answered],
+                sum(waiting.what.asked.rows for waiting in answered),
+                times.executions,
+                input_s=times.input_s,
+                infer_s=times.infer_s,
+                output_s=times.output_s,
+            )
 
 
 def is_batchable(spec: TensorModel | TextModel) -> bool:

@@ -15,7 +15,6 @@ from starlette.requests import Request
 from gradmq.config import seconds
 from gradmq.infer.refusal import RETRY_AFTER_S, Refused, invalid, quoted
 from gradmq.infer.serving import Holding, Serving
-from gradmq.infer.steering import Split
 from gradmq.infer.wish import Lack, WantedVersion, Wish
 
 _HEADERS = "x-gradmq-"
@@ -59,14 +58,6 @@ class Choice:
         if chosen.later and self._clock() < self._waits_until:
             return False
         raise self._refused(chosen)
-
-    def only(self) -> int | None:
-        """The release that it must be; None if whichever answers when the request runs will do.
-
-        Raises ``Refused`` as ``holding`` does.
-        """
-        plain = self._wish == Wish() and not isinstance(self._serving.mode, Split)
-        return None if plain else self.holding().release.number
 
     def holding(self) -> Holding:
         """The release as of now; raises ``Refused``: 503 for what may come later, else 409."""

@@ -22,6 +22,8 @@ from gradmq.infer.body import Intake
 from gradmq.infer.control import Control
 from gradmq.infer.error_answers import render_error
 from gradmq.infer.limits import HttpLimits
+from gradmq.infer.measures import Measures
+from gradmq.infer.metrics import Metrics
 from gradmq.infer.model_thread import ModelThread
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.node_status import NodeStatus
@@ -29,12 +31,12 @@ from gradmq.infer.open_inference import OpenInference
 from gradmq.infer.openai import OpenAI
 from gradmq.infer.refusal import Refused, quoted
 from gradmq.infer.serving import Serving
-from gradmq.infer.stamp import RequestCounts, Stamp
+from gradmq.infer.stamp import Stamp
 from gradmq.serve import TensorModel, TextModel
 
 _PATHS = (
     "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz, "
-    "/gradmq/v1/status and /gradmq/v1/serving"
+    "/metrics, /gradmq/v1/status and /gradmq/v1/serving"
 )
 
 
@@ -49,6 +51,7 @@ def make_app(
     token: str = "",
     max_age_s: float | None = None,
     wall_clock: Callable[[], float] = time.time,
+    measures: Measures | None = None,
 ) -> ASGIApp:
     """The ASGI application that answers for the releases that ``serving`` holds.
 
@@ -56,6 +59,7 @@ def make_app(
     keeps it and shuts it down after the server. ``clock`` is monotonic seconds, the same that
     ``serving`` is told about releases with; ``wall_clock`` is Unix time, for ``created`` fields.
     With a ``token``, requests must bear it. Above ``max_age_s`` the node says that it is not ready.
+    ``measures`` is added to, and shown at ``/metrics``.
     """
     limits = HttpLimits() if limits is None else limits
     node = NodeApi(
@@ -68,15 +72,16 @@ def make_app(
         clock=clock,
         max_age_s=max_age_s,
     )
-    counts = RequestCounts()
+    measures = Measures() if measures is None else measures
     batching = None
     if isinstance(spec, TensorModel):
-        batching = Batching(job_name, spec, serving, executor, limits, clock)
+        batching = Batching(job_name, spec, executor, limits, measures)
     waiting = batching or node.model_thread
     routes = [
-        *OpenInference(node, batching).routes(),
+        *OpenInference(node, batching, measures, wall_clock).routes(),
         *OpenAI(node, wall_clock).routes(),
-        *NodeStatus(node, counts, lambda: waiting.waiting).routes(),
+        *NodeStatus(node, measures, lambda: waiting.waiting).routes(),
+        *Metrics(node, measures, lambda: waiting.waiting).routes(),
         *Control(node).routes(),
     ]
     app = Starlette(
@@ -89,7 +94,7 @@ def make_app(
     )
     # A slash too many is an unknown path, not a redirect to a name taken from the Host header.
     app.router.redirect_slashes = False
-    stamped = Stamp(app, node, counts)
+    stamped = Stamp(app, node, measures)
     return Bearer(stamped, token) if token else stamped
 
 

@@ -19,6 +19,7 @@ from gradmq.infer.batching import require_batchable
 from gradmq.infer.follower import Follower
 from gradmq.infer.http import make_app
 from gradmq.infer.limits import HttpLimits
+from gradmq.infer.measures import Measures
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.job import Job
@@ -51,9 +52,19 @@ def serve(
     spec = job.serve()
     require_batchable(spec, limits.batch_rows)
     serving = Serving()
+    measures = Measures()
     failure: list[GradmqError] = []
     executor = ThreadPoolExecutor(1, "gradmq-model")
-    app = make_app(serving, job.name, spec, executor, time.monotonic, limits=limits, token=token)
+    app = make_app(
+        serving,
+        job.name,
+        spec,
+        executor,
+        time.monotonic,
+        limits=limits,
+        token=token,
+        measures=measures,
+    )
     with HttpServer(app, host, port) as server:
         url = server.url
         log.info("answers at %s", url)
@@ -70,7 +81,7 @@ def serve(
 
         def swap() -> None:
             try:
-                _swap_releases(follower, serving, stopped.is_set)
+                _swap_releases(follower, serving, measures, stopped.is_set)
             except GradmqError as error:
                 failure.append(error)
             finally:
@@ -88,16 +99,21 @@ def serve(
         raise failure[0]
 
 
-def _swap_releases(follower: Follower, serving: Serving, stopped: Callable[[], bool]) -> None:
+def _swap_releases(
+    follower: Follower, serving: Serving, measures: Measures, stopped: Callable[[], bool]
+) -> None:
     try:
         follower.open(stopped)
         held = None
         while not stopped():
             newest = follower.newest()
+            measures.newest_release = newest.number
             if held is None or newest.number > held.number:
+                begun_s = time.monotonic()
                 held, module = follower.module()
                 release = ServedRelease(held.number, held.versions, module)
                 serving.offer(release, time.monotonic() - held.age_s)
+                measures.swaps.add(time.monotonic() - begun_s)
                 if held.number == 1 or held.number % 60 == 0:
                     log.info("serves release %d", held.number)
             else:

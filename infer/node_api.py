@@ -6,7 +6,10 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from starlette.requests import Request
+
 from gradmq.infer.body import Intake
+from gradmq.infer.choosing import Choice
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.model_thread import ModelThread
 from gradmq.infer.serving import Holding, Serving
@@ -39,6 +42,11 @@ class NodeApi:
     def deadline_s(self) -> float:
         """When a request that begins now must be answered, on the running event loop's clock."""
         return asyncio.get_running_loop().time() + self.limits.request_s
+
+    def choice(self, request: Request, deadline_s: float) -> Choice:
+        """What this request wishes for; raises ``Refused`` 400 for a wrong wish."""
+        left_s = max(0.0, deadline_s - asyncio.get_running_loop().time())
+        return Choice(request, self.serving, self.clock, left_s)
 
     def age_ms(self, holding: Holding) -> str:
         """The age of a release at this moment, as answers carry it."""

@@ -9,19 +9,19 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gradmq.infer.body import json_response
+from gradmq.infer.measures import Measures
 from gradmq.infer.node_api import NodeApi
-from gradmq.infer.stamp import RequestCounts
 from gradmq.serve import TextModel
 
 
 class NodeStatus:
     """Answers ``/healthz`` and ``/gradmq/v1/status``."""
 
-    def __init__(self, node: NodeApi, counts: RequestCounts, waiting: Callable[[], int]) -> None:
+    def __init__(self, node: NodeApi, measures: Measures, waiting: Callable[[], int]) -> None:
         """``waiting`` says how many requests wait for the model."""
         self._node = node
         self._waiting = waiting
-        self._counts = counts
+        self._measures = measures
 
     def routes(self) -> list[Route]:
         """The paths of this dialect."""
@@ -53,9 +53,9 @@ class NodeStatus:
                 "swaps": statistics.swaps,
                 "waiting": self._waiting(),
                 "requests": {
-                    "answered": self._counts.answered,
-                    "refused": self._counts.refused,
-                    "failed": self._counts.failed,
+                    "answered": self._measures.count_statuses(range(400)),
+                    "refused": self._measures.count_statuses(range(400, 500)),
+                    "failed": self._measures.count_statuses(range(500, 600)),
                 },
             }
         )

@@ -3,36 +3,46 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from importlib import metadata
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gradmq.infer.batch_run import refusal_of_version
 from gradmq.infer.batching import Batching
 from gradmq.infer.body import json_response, parse_json_object
 from gradmq.infer.infer_answer import InferAnswer, accepted_encoding
 from gradmq.infer.infer_request import BINARY_HEADER, parse_infer, split_body
+from gradmq.infer.measures import Measures
+from gradmq.infer.model_statistics import model_statistics
+from gradmq.infer.model_thread import until_possible
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.refusal import Refused, invalid, quoted
-from gradmq.infer.serving import ServedRelease
 from gradmq.serve import TensorModel, TensorSpec
 
 #: What clients read as the framework that runs the model.
 PLATFORM = "gradmq_pytorch"
 
 #: By the names that Triton gave them.
-_EXTENSIONS = ["binary_tensor_data", "model_configuration"]
+_EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
 
 
 class OpenInference:
     """Answers ``/v2``: health, metadata and inference of the one model of this node."""
 
-    def __init__(self, node: NodeApi, batching: Batching | None) -> None:
-        """``batching`` runs the model; None for one of text."""
+    def __init__(
+        self,
+        node: NodeApi,
+        batching: Batching | None,
+        measures: Measures,
+        wall_clock: Callable[[], float],
+    ) -> None:
+        """``batching`` runs the model; None for one of text. ``wall_clock`` is Unix time."""
         self._node = node
         self._batching = batching
+        self._measures = measures
+        self._wall_clock = wall_clock
 
     def routes(self) -> list[Route]:
         """The paths of this dialect, with and without a version."""
@@ -40,12 +50,14 @@ class OpenInference:
             Route("/v2", self.server_metadata, methods=["GET"]),
             Route("/v2/health/live", self.live, methods=["GET"]),
             Route("/v2/health/ready", self.ready, methods=["GET"]),
+            Route("/v2/models/stats", self.statistics, methods=["GET"]),
             Route("/v2/repository/index", self.repository_index, methods=["POST"]),
         ]
         for model in ("/v2/models/{model}", "/v2/models/{model}/versions/{version}"):
             routes += [
                 Route(model, self.model_metadata, methods=["GET"]),
                 Route(model + "/ready", self.model_ready, methods=["GET"]),
+                Route(model + "/stats", self.statistics, methods=["GET"]),
                 Route(model + "/config", self.model_config, methods=["GET"]),
                 Route(model + "/infer", self.infer, methods=["POST"]),
             ]
@@ -94,9 +106,7 @@ class OpenInference:
     async def model_config(self, request: Request) -> Response:
         """The model as Triton's clients want it described."""
         self._check_model(request)
-        release = self._node.serving.current()
-        if release is not None:
-            _check_version(request, release)
+        self._check_held(request)
         spec = self._node.spec
         tensors = spec if isinstance(spec, TensorModel) else TensorModel((), ())
         limits = self._node.limits
@@ -129,8 +139,28 @@ class OpenInference:
         listed = [] if release is None and asked.get("ready") is True else [model]
         return Response(json.dumps(listed), media_type="application/json")
 
+    async def statistics(self, request: Request) -> Response:
+        """Counts and times of the inference requests since this node started."""
+        release = self._node.serving.current()
+        if "model" in request.path_params:
+            self._check_model(request)
+            self._check_held(request)
+        version = "" if release is None else str(release.number)
+        return json_response(model_statistics(self._node.job_name, version, self._measures))
+
     async def infer(self, request: Request) -> Response:
         """Run the model on the tensors of the body."""
+        begun_s = self._node.clock()
+        try:
+            response = await self._infer(request)
+        except Refused as refused:
+            self._measures.failed(refused.status, self._node.clock() - begun_s)
+            raise
+        self._measures.success.add(self._node.clock() - begun_s)
+        self._measures.last_inference_at_s = self._wall_clock()
+        return response
+
+    async def _infer(self, request: Request) -> Response:
         self._check_model(request)
         spec = self._node.spec
         if not isinstance(spec, TensorModel) or self._batching is None:
@@ -142,8 +172,11 @@ class OpenInference:
             header, tensors = split_body(memoryview(body), request.headers.get(BINARY_HEADER))
             wanted = parse_infer(header, spec, tensors)
             header.clear()
-            version = request.path_params.get("version")
-            answered = await self._batching.infer(request, wanted, version, encoding, deadline_s)
+            choice = self._node.choice(request, deadline_s)
+            await until_possible(request, choice)
+            answered = await self._batching.infer(
+                request, wanted, choice.holding, encoding, deadline_s
+            )
         headers = self._node.release_headers(answered.holding)
         return _infer_response(answered.value, headers)
 
@@ -163,12 +196,6 @@ class OpenInference:
         if name != self._node.job_name:
             text = f"no model {quoted(name)} here: this node serves {self._node.job_name!r}"
             raise Refused(404, text)
-
-
-def _check_version(request: Request, release: ServedRelease) -> None:
-    refused = refusal_of_version(request.path_params.get("version"), release)
-    if refused is not None:
-        raise refused
 
 
 def _infer_response(answer: InferAnswer, headers: dict[str, str]) -> Response:

@@ -3,34 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradmq.infer.error_answers import render_error
+from gradmq.infer.measures import Measures
 from gradmq.infer.node_api import RELEASE_HEADER, NodeApi
 from gradmq.infer.refusal import RETRY_AFTER_S, Refused
-
-
-@dataclass(slots=True)
-class RequestCounts:
-    """Requests to the model (every POST), by how they ended."""
-
-    answered: int = 0
-    refused: int = 0
-    """Answered with 4xx: the request was to blame."""
-    failed: int = 0
-    """Answered with 5xx: the node was."""
-
-    def count(self, status: int) -> None:
-        """Count one answer by its status."""
-        if status >= 500:
-            self.failed += 1
-        elif status >= 400:
-            self.refused += 1
-        else:
-            self.answered += 1
 
 
 class Stamp:
@@ -40,29 +20,35 @@ class Stamp:
     A request that is still unanswered when the server ends is told so.
     """
 
-    def __init__(self, app: ASGIApp, node: NodeApi, counts: RequestCounts) -> None:
+    def __init__(self, app: ASGIApp, node: NodeApi, measures: Measures) -> None:
         self._app = app
         self._node = node
-        self._counts = counts
+        self._measures = measures
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
 
         begun = False
+        begun_s = self._node.clock()
+        by_release: int | None = None
 
         async def stamped(message: Message) -> None:
-            nonlocal begun
+            nonlocal begun, by_release
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
                 holding = self._node.serving.holding()
                 if RELEASE_HEADER in headers:
-                    self._node.serving.count_answer(int(headers[RELEASE_HEADER]))
+                    by_release = int(headers[RELEASE_HEADER])
+                    self._node.serving.count_answer(by_release)
                 elif holding is not None:
                     headers.update(self._node.release_headers(holding))
                 if scope["method"] == "POST" and not scope["path"].startswith("/gradmq/"):
-                    self._counts.count(message["status"])
+                    self._measures.statuses[message["status"]] += 1
             await send(message)
+            is_end = message["type"] == "http.response.body" and not message.get("more_body", False)
+            if is_end and by_release is not None:
+                self._measures.answered(by_release, self._node.clock() - begun_s)
 
         try:
             await self._app(scope, receive, stamped)

@@ -46,6 +46,8 @@ LAYERS = {
         "gradmq.ps.tally",
         "gradmq.worker.session",
         "gradmq.infer.batch_former",
+        "gradmq.infer.exposition",
+        "gradmq.infer.measures",
         "gradmq.infer.serving",
         "gradmq.infer.steering",
         "gradmq.infer.wish",

@@ -16,6 +16,7 @@ import torch
 
 from gradmq.infer.http import make_app
 from gradmq.infer.limits import HttpLimits
+from gradmq.infer.measures import Measures
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.serve import TensorModel, TensorSpec, TextModel
@@ -50,6 +51,7 @@ def running_node(
     token: str = "",
     keep: int = 1,
     max_age_s: float | None = None,
+    measures: Measures | None = None,
 ) -> Iterator[Node]:
     serving = Serving(keep)
     stop = threading.Event()
@@ -65,6 +67,7 @@ def running_node(
             limits=limits,
             token=token,
             max_age_s=max_age_s,
+            measures=measures,
         )
         server = cleanup.enter_context(HttpServer(app, "127.0.0.1", 0))
         thread = threading.Thread(target=server.serve_until, args=(stop,))
