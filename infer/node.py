@@ -1,7 +1,7 @@
-"""An inference node: follows a run's releases and answers requests from the newest one.
+"""An inference node: takes a run's releases and answers requests from them.
 
-Threads: HTTP in the main one, the model in one of its own, the follower in ``gradmq-swap``, which
-turns each release into a module and swaps one reference.
+Threads: HTTP in the main one, the model in one of its own, the source of releases in
+``gradmq-swap``, which turns each release into a module and swaps one reference.
 """
 
 from __future__ import annotations
@@ -14,9 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gradmq import link
-from gradmq.errors import GradmqError, JobError
+from gradmq.config import InferSettings
+from gradmq.errors import JobError
 from gradmq.infer.batching import require_batchable
 from gradmq.infer.follower import Follower
+from gradmq.infer.guard import Guard
 from gradmq.infer.http import make_app
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.measures import Measures
@@ -30,30 +32,25 @@ log = logging.getLogger(__name__)
 #: A release is looked for at least this often; the stream's thread wakes the wait earlier.
 FOLLOW_S = 0.25
 
+#: Gives a node its releases until stopped, in a thread of its own; is told the node's URL.
+Source = Callable[[Serving, Measures, str, Callable[[], bool]], None]
+
 
 def serve(
-    job: Job,
-    broker: str,
-    name: str,
-    host: str,
-    port: int,
-    insecure: bool,
-    join_timeout_s: float,
-    keys: Path | None,
-    token_file: Path | None,
-    limits: HttpLimits,
-    stopped: threading.Event,
+    job: Job, settings: InferSettings, insecure: bool, source: Source, stopped: threading.Event
 ) -> None:
-    """Serve until ``stopped``; raises SettingsError, JobError or what ended the follower."""
-    token = read_token(token_file)
+    """Serve until ``stopped``; raises SettingsError, JobError or what ended the source."""
+    host = settings.host
+    token = read_token(settings.token_file)
     link.require_closed(host, insecure, closed=bool(token), remedy="infer.token_file")
     if job.serve is None:
         raise JobError(f"job {job.name} does not say how it is served: give it serve=…")
     spec = job.serve()
+    limits = HttpLimits.of(settings)
     require_batchable(spec, limits.batch_rows)
-    serving = Serving()
+    serving = Serving(settings.keep_releases, settings.return_to_stable)
     measures = Measures()
-    failure: list[GradmqError] = []
+    failure: list[Exception] = []
     executor = ThreadPoolExecutor(1, "gradmq-model")
     app = make_app(
         serving,
@@ -63,31 +60,22 @@ def serve(
         time.monotonic,
         limits=limits,
         token=token,
+        max_age_s=settings.max_age,
         measures=measures,
     )
-    with HttpServer(app, host, port) as server:
+    with HttpServer(app, host, settings.port) as server:
         url = server.url
         log.info("answers at %s", url)
         link.say_if_open(host, bool(token))
-        follower = Follower(
-            job.model(),
-            broker,
-            name or None,
-            join_timeout_s,
-            keys=keys,
-            role="infer",
-            report=lambda: {"url": url},
-        )
 
-        def swap() -> None:
+        def take() -> None:
             try:
-                _swap_releases(follower, serving, measures, stopped.is_set)
-            except GradmqError as error:
+                source(serving, measures, url, stopped.is_set)
+            except Exception as error:  # noqa: BLE001  (raised again in the main thread)
                 failure.append(error)
-            finally:
                 stopped.set()
 
-        thread = threading.Thread(target=swap, name="gradmq-swap")
+        thread = threading.Thread(target=take, name="gradmq-swap")
         thread.start()
         try:
             server.serve_until(stopped)
@@ -99,25 +87,73 @@ def serve(
         raise failure[0]
 
 
+def releases_of_run(
+    job: Job,
+    broker: str,
+    name: str,
+    join_timeout_s: float,
+    keys: Path | None,
+    max_score_drop: float | None = None,
+) -> Source:
+    """The releases of a live run, as they come; the node goes on with the last when it is away."""
+
+    def follow(serving: Serving, measures: Measures, url: str, stopped: Callable[[], bool]) -> None:
+        follower = Follower(
+            job.model(),
+            broker,
+            name or None,
+            join_timeout_s,
+            keys=keys,
+            role="infer",
+            report=lambda: {"url": url},
+        )
+        try:
+            follower.open(stopped)
+            guard = Guard(job.score, max_score_drop)
+            _swap_releases(follower, serving, measures, guard, stopped)
+        finally:
+            follower.close()
+
+    return follow
+
+
+def one_release(release: ServedRelease) -> Source:
+    """A release that is at hand; no other will come."""
+
+    def give(serving: Serving, measures: Measures, url: str, stopped: Callable[[], bool]) -> None:
+        measures.newest_release = release.number
+        serving.offer(release, time.monotonic())
+        log.info("serves release %d", release.number)
+
+    return give
+
+
 def _swap_releases(
-    follower: Follower, serving: Serving, measures: Measures, stopped: Callable[[], bool]
+    follower: Follower,
+    serving: Serving,
+    measures: Measures,
+    guard: Guard,
+    stopped: Callable[[], bool],
 ) -> None:
-    try:
-        follower.open(stopped)
-        held = None
-        while not stopped():
-            newest = follower.newest()
-            measures.newest_release = newest.number
-            if held is None or newest.number > held.number:
-                begun_s = time.monotonic()
-                held, module = follower.module()
-                release = ServedRelease(held.number, held.versions, module)
-                serving.offer(release, time.monotonic() - held.age_s)
-                measures.swaps.add(time.monotonic() - begun_s)
-                if held.number == 1 or held.number % 60 == 0:
-                    log.info("serves release %d", held.number)
+    seen = None
+    unfit = ""
+    while not stopped():
+        newest = follower.newest()
+        measures.newest_release = newest.number
+        if seen is None or newest.number > seen.number:
+            begun_s = time.monotonic()
+            seen, module = follower.module()
+            before, unfit = unfit, guard.why_unfit(module)
+            if unfit:
+                serving.turn_down(seen.number, unfit)
+                if not before:
+                    log.warning("skips release %d: it %s", seen.number, unfit)
             else:
-                serving.heard_newest(newest.number, time.monotonic() - newest.age_s)
-            follower.wait(held, FOLLOW_S)
-    finally:
-        follower.close()
+                release = ServedRelease(seen.number, seen.versions, module)
+                serving.offer(release, time.monotonic() - seen.age_s)
+                measures.swaps.add(time.monotonic() - begun_s)
+                if seen.number == 1 or seen.number % 60 == 0 or before:
+                    log.info("serves release %d", seen.number)
+        else:
+            serving.heard_newest(newest.number, time.monotonic() - newest.age_s)
+        follower.wait(seen, FOLLOW_S)

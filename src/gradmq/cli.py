@@ -276,12 +276,22 @@ def infer(
     token_file: Annotated[
         Path | None, Parameter(help="File (mode 0600) with a token that requests must bear.")
     ] = None,
+    checkpoint: Annotated[
+        Path | None,
+        Parameter(
+            help="Serve what is saved here, without a run: a run's folder, one of checkpoints, or "
+            "a .safetensors or .pth file.",
+        ),
+    ] = None,
+    max_age: Annotated[
+        str | None, Parameter(help="Say not ready when the newest release is older: 10s.")
+    ] = None,
     keys: Keys = None,
     insecure: Insecure = None,
     config: Config = None,
     set_: Set = [],  # noqa: B006
 ) -> int:
-    """Serve a job's newest release over HTTP."""
+    """Serve a job's releases over HTTP: the newest, and the last few."""
     from gradmq.process import StopFlag, run_role
 
     def main(stop: StopFlag) -> None:
@@ -289,25 +299,28 @@ def infer(
 
         settings = _settings(
             config, set_, infer__host=host, infer__port=port, infer__token_file=token_file,
-            network__keys=keys, network__insecure=insecure,
+            infer__max_age=max_age, network__keys=keys, network__insecure=insecure,
         )  # fmt: skip
         loaded = load(job)
-        from gradmq.infer.limits import HttpLimits
-        from gradmq.infer.node import serve
+        from gradmq.infer import node
 
-        serve(
-            loaded,
-            broker,
-            name,
-            settings.infer.host,
-            settings.infer.port,
-            settings.network.insecure,
-            settings.run.join_timeout,
-            settings.network.keys,
-            settings.infer.token_file,
-            HttpLimits.of(settings.infer),
-            stop.event,
-        )
+        drop = settings.infer.max_score_drop
+        if drop is not None and loaded.score is None:
+            raise SettingsError(f"infer.max_score_drop is set, and job {loaded.name} has no score")
+        if checkpoint is None:
+            source = node.releases_of_run(
+                loaded,
+                broker,
+                name,
+                settings.run.join_timeout,
+                settings.network.keys,
+                drop,
+            )
+        else:
+            from gradmq.run.saved import read_saved
+
+            source = node.one_release(read_saved(loaded, checkpoint))
+        node.serve(loaded, settings.infer, settings.network.insecure, source, stop.event)
 
     return run_role("infer", main)
 

@@ -162,6 +162,22 @@ class InferSettings(_Section):
     request_timeout: Duration = Field(
         60.0, description="from the end of a request's head to its answer; seconds"
     )
+    keep_releases: int = Field(
+        3, ge=1, le=1000,
+        description="how many of the newest releases can be asked for or gone back to; each takes "
+        "the memory of one model",
+    )  # fmt: skip
+    max_age: Duration | None = Field(
+        None, description="say not ready when the newest release is older; seconds"
+    )
+    max_score_drop: float | None = Field(
+        None, ge=0, allow_inf_nan=False,
+        description="skip a release that the job scores lower than the one before by more than "
+        "this",
+    )  # fmt: skip
+    return_to_stable: bool = Field(
+        False, description="when a release is skipped, go back to the one labelled stable and stay"
+    )
 
 
 class Settings(BaseModel):

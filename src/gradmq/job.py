@@ -40,6 +40,11 @@ class Job:
     """Metrics of a model in eval mode, in ``torch.inference_mode``; the first is the headline."""
     serve: Callable[[], TensorModel | TextModel] | None = None
     """How requests become inputs of the model and its outputs answers."""
+    score: Callable[[torch.nn.Module], float] | None = None
+    """Of a model in eval mode, on a few held-out inputs; higher is better, and quick.
+
+    With ``infer.max_score_drop`` an inference node asks it of each release before serving it.
+    """
     stop: Callable[[Mapping[str, float]], bool] | None = None
     """Asked after each evaluation with its metrics; True ends the run."""
     higher_is_better: bool = False

@@ -19,10 +19,9 @@ from gradmq.infer.follower import FollowedRelease, Follower
 from gradmq.job import Job, JobContext
 from gradmq.jobs import load
 from gradmq.process import StopFlag, run_role
-from gradmq.ps import checkpoint
 from gradmq.run.ending import is_better
 from gradmq.run.folder import RunFolder
-from gradmq.torch_binding import TorchBinding
+from gradmq.run.saved import saved_release
 
 log = logging.getLogger(__name__)
 
@@ -49,7 +48,7 @@ def evaluate(
     """
     model = job.model()
     context = JobContext(data=data)
-    first = saved_release(model, state, shards)
+    _, first = saved_release(model, state, shards, 0)
     metrics = judge(job, first, context)
     keeper = _Best(job, best)
     with Follower(model, broker, "evaluator", join_timeout_s, keys=keys) as follower:
@@ -69,15 +68,6 @@ def evaluate(
             metrics = judge(job, module, context)
             keeper.offer(release.number, metrics, module)
             follower.report_evaluation(release, metrics)
-
-
-def saved_release(
-    model: torch.nn.Module, state: Path, shards: int, release: int = 0
-) -> torch.nn.Module:
-    """A release on disk as a module in eval mode; raises CheckpointError."""
-    loaded = [checkpoint.load(state, shard, release) for shard in range(shards)]
-    _, layout, _ = loaded[0]
-    return TorchBinding(model).with_values(layout, [(saved.parameters,) for *_, saved in loaded])
 
 
 def judge(job: Job, model: torch.nn.Module, context: JobContext) -> dict[str, float]:

@@ -87,12 +87,17 @@ class RunFolder:
 
     def newest_whole_release(self, shards: int) -> int:
         """The newest release that every shard has on disk; raises CheckpointError."""
-        saved = [set(saved_releases(self.checkpoints, shard)) for shard in range(shards)]
-        whole = set.intersection(*saved)
-        if not whole:
-            raise CheckpointError(f"{self.checkpoints} holds no release of all {shards} shards")
-        return max(whole)
+        return newest_whole_release(self.checkpoints, shards)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         with self.metrics.open("a") as stream:
             stream.write(strict_json.dumps(line) + "\n")
+
+
+def newest_whole_release(checkpoints: Path, shards: int) -> int:
+    """The newest release in this folder that every shard has; raises CheckpointError."""
+    saved = [set(saved_releases(checkpoints, shard)) for shard in range(shards)]
+    whole = set.intersection(*saved)
+    if not whole:
+        raise CheckpointError(f"{checkpoints} holds no release of all {shards} shards")
+    return max(whole)
