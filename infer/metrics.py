@@ -53,6 +53,8 @@ class Metrics:
         yield one("gradmq_swaps_total", "counter", text, found.swaps, **model)
         text = "Releases that came when one at least as new was held."
         yield one("gradmq_releases_passed_over_total", "counter", text, found.passed_over, **model)
+        text = "Releases that were not served: not finite, or scored too low."
+        yield one("gradmq_releases_skipped_total", "counter", text, found.turned_down, **model)
         swaps = measures.swaps
         samples = [("_sum", model, swaps.seconds), ("_count", model, swaps.count)]
         text = "Time to make a release ready and to swap it in."
