@@ -21,7 +21,7 @@ import psutil
 
 from chaos.network import NETWORKS
 from chaos.roles import Role
-from chaos.run import Case, TracedRun, durabilities
+from chaos.run import Case, TracedRun
 from soak.growth import MAY_RISE_DESCRIPTORS, MAY_RISE_MB, growth
 
 RESTART_EVERY_S = 20.0
@@ -75,7 +75,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--network", choices=["direct", "proxy"], default="direct")
     options = parser.parse_args()
-    case = Case(options.network, durabilities()[0], pushes=12_000, copies=64, staleness="unbounded")
+    case = Case(options.network, DURABILITIES[0], pushes=12_000, copies=64, staleness="unbounded")
     with (
         tempfile.TemporaryDirectory(prefix="gradmq-soak-") as folder,
         NETWORKS[case.network](case.shards, Random(0)) as network,

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from chaos.network import NETWORKS
-from chaos.run import Case, durabilities
+from chaos.run import DURABILITIES, Case
 from soak.__main__ import Soak
 from soak.growth import MAY_RISE_MB, growth
 
@@ -40,7 +40,7 @@ def test_one_high_moment_is_no_slope() -> None:
 @pytest.mark.torch
 @pytest.mark.timeout(120)
 def test_a_short_soak_looks_at_every_role(tmp_path: Path) -> None:
-    case = Case("direct", durabilities()[0], pushes=1200, staleness="unbounded")
+    case = Case("direct", DURABILITIES[0], pushes=1200, staleness="unbounded")
     with NETWORKS[case.network](case.shards, Random(0)) as network:
         soak = Soak(case, network, tmp_path)
         figures = soak.run(4.0)
