@@ -21,7 +21,7 @@ import psutil
 
 from chaos.network import NETWORKS
 from chaos.roles import Role
-from chaos.run import Case, TracedRun
+from chaos.run import DURABILITIES, Case, TracedRun
 from soak.growth import MAY_RISE_DESCRIPTORS, MAY_RISE_MB, growth
 
 RESTART_EVERY_S = 20.0
