@@ -60,7 +60,7 @@ def test_push_prints_all_figures_and_finds_the_parameters_right(
     *_, last = done.stdout.splitlines()
     assert "SGD loop" in done.stdout
     found = json.loads(last)
-    words = {"workers", "transport", "in_flight", "shards", "keys", "correct"}
+    words = {"workers", "transport", "in_flight", "shards", "durability", "keys", "correct"}
     assert found.keys() == FLOATS | words
     assert found["keys"] is bool(keys)
     assert ("tcp + keys" in done.stdout) is bool(keys)

@@ -16,6 +16,7 @@ from gradmq.broker.releases import Releases as BrokerReleases
 from gradmq.membership import Membership
 from gradmq.ps.effects import Reply
 from gradmq.ps.policy import Admission, Bounded
+from gradmq.ps.publications import Publications
 from gradmq.ps.publishing import PublishTiming
 from gradmq.ps.sessions import Sessions
 from gradmq.ps.shard import Shard
@@ -45,21 +46,20 @@ def what_was_fetched_is_not_copied(patch):
     """It goes out of a slot into which the next version but two is written."""
 
     def copied(self):
-        return self._publication(self._parameters.values)
+        return self._of(self._parameters.values)
 
-    patch.setattr(Shard, "_copied", copied)
+    patch.setattr(Publications, "copied", copied)
 
 
 def a_copy_outlives_its_version(patch):
     """What was copied once is sent to whoever asks, whatever was applied since."""
 
     def copied(self):
-        self._kept = getattr(self, "_kept", None) or self._publication(
-            self._parameters.values.copy()
-        )
-        return self._kept
+        self._copy = self._copy or self._of(self._parameters.values.copy())
+        return self._copy
 
-    patch.setattr(Shard, "_copied", copied)
+    patch.setattr(Publications, "copied", copied)
+    patch.setattr(Publications, "on_change", lambda self: None)
 
 
 def a_version_is_made_in_place(patch):

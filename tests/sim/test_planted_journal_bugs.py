@@ -11,6 +11,7 @@ from gradmq.broker.directory import Members
 from gradmq.ps.durability import Durability
 from gradmq.ps.effects import Append
 from gradmq.ps.journal.chain import Chain, Records, superseded
+from gradmq.ps.journal.records import decision
 from gradmq.ps.journal.replay import Replay
 from gradmq.ps.parameters import Parameters
 from gradmq.ps.sessions import Sessions
@@ -148,8 +149,7 @@ def a_segment_goes_that_a_checkpoint_needs(patch):
 
 
 def a_record_does_not_say_which_tensors_are_in_it(patch):
-    original = Shard._decided
-    patch.setattr(Shard, "_decided", lambda self, *a: replace(original(self, *a), present=None))
+    patch.setattr("gradmq.ps.shard.decision", lambda *a: replace(decision(*a), present=None))
 
 
 def rejections_are_not_recorded(patch):
@@ -196,9 +196,9 @@ def a_rollback_keeps_the_copy_of_what_was_before(patch):
     original = Shard._roll_back
 
     def roll_back(self, *arguments):
-        kept = self._copied()
+        kept = self._publications.copied()
         effects = original(self, *arguments)
-        self._copy = replace(kept, version=self.version)
+        self._publications._copy = replace(kept, version=self.version)
         return effects
 
     patch.setattr(Shard, "_roll_back", roll_back)

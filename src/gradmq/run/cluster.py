@@ -167,6 +167,7 @@ class LocalCluster:
     def _fetch(
         self, timeout: float
     ) -> tuple[dict[str, npt.NDArray[np.float32]], tuple[Version, ...]]:
+        self._require_open()
         identity = load_operator(self._keys)
         publications = fetch_parameters(self.status(), self._layout, timeout, identity)
         chunks = [payload_chunks(publication.payload) for publication in publications]
