@@ -354,7 +354,8 @@ def test_a_shard_goes_on_after_the_broker_could_not_read_one_of_its_messages(
         broker.setsockopt(zmq.RCVTIMEO, 10_000)
         address = f"tcp://127.0.0.1:{port}"
         stop = threading.Event()
-        node = PsNode(PsOptions(address, 0, tmp_path, "127.0.0.1", 0, "127.0.0.1", False, 1, None))
+        options = PsOptions(address, 0, tmp_path, "127.0.0.1", 0, "127.0.0.1", False, 1, None, 3)
+        node = PsNode(options)
         shard = threading.Thread(target=node.run, args=(stop.is_set,))
         shard.start()
         try:
