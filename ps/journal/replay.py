@@ -148,12 +148,12 @@ class Replay:
             raise JournalError(
                 f"version {version} follows {self._parameters.version} in the journal"
             )
-        self._parameters.optimizer = replace(self._optimizer, lr=decided.lr)
         try:
+            self._parameters.optimizer = replace(self._optimizer, lr=decided.lr)
             runs, _ = self.layout.runs(self.shard, decided.present)
             gradient = Gradient(payload_chunks(decided.payload), None)
             self._parameters.apply(gradient, runs, decided.weight)
-        except (RemoteProtocolError, NotFinite, ValueError, IndexError) as error:
+        except (SettingsError, RemoteProtocolError, NotFinite, ValueError, IndexError) as error:
             raise JournalError(f"version {version} cannot be made again: {error!r}") from None
         self.replayed += 1
 

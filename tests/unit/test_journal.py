@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -367,8 +368,9 @@ def test_a_rollback_brings_back_what_was_and_later_steps_stand_on_it() -> None:
         ([seeded(), decided(1, 2)], "version 2 follows 0"),
         ([decided(1, 1)], "version 1 follows None"),
         ([seeded(), decided(1, 1, fill=float("nan"))], "version 1 cannot be made again"),
+        ([seeded(), replace(decided(1, 1), lr=-1.0)], "version 1 cannot be made again"),
     ],
-    ids=["a gap", "no beginning", "not finite"],
+    ids=["a gap", "no beginning", "not finite", "a rate below 0"],
 )
 def test_what_cannot_follow_is_refused(records: list[Record], words: str) -> None:
     with pytest.raises(JournalError, match=words):
