@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from gradmq.durable import sync_path
@@ -40,8 +41,6 @@ class JournalWriter:
         self._wake = wake
         self.error: JournalError | None = None
         """Set once, and then nothing more is written."""
-        self.synced_bytes = 0
-        """Written and synced since the beginning."""
         self._waiting: list[tuple[int, Record]] = []
         self._closing = False
         self._changed = threading.Condition()
@@ -82,8 +81,12 @@ class JournalWriter:
         except OSError as error:
             self.error = _cannot_write(self._folder, error)
             self._wake()
+        except Exception as error:  # noqa: BLE001  (whatever it is, nobody may wait for it in vain)
+            self.error = JournalError(f"journal {self._folder} broke: {error!r}")
+            self._wake()
         finally:
-            os.close(self._file)
+            with suppress(OSError):  # closed already, and no other could be opened
+                os.close(self._file)
 
     def _take(self) -> list[tuple[int, Record]] | None:
         with self._changed:
@@ -101,7 +104,6 @@ class JournalWriter:
         failpoint("journal.after_write")
         _sync(self._file)
         failpoint("journal.after_sync")
-        self.synced_bytes += sum(map(len, buffers))
         self._chain.on_synced()
         if self._size >= SEGMENT_BYTES:
             os.close(self._file)

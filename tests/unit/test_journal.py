@@ -311,6 +311,16 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_is_called_durable(
     assert str(journal.error).startswith(f"cannot write to journal {tmp_path}: No space left")
 
 
+def test_whatever_ends_the_thread_is_told_to_who_waits_for_it(tmp_path: Path) -> None:
+    woken = threading.Event()
+    journal = JournalWriter(tmp_path, opened(), End(), woken.set)
+    journal.append(7, seeded())  # where record 1 belongs
+    assert woken.wait(30)
+    journal.close(30)
+    assert "broke: AssertionError" in str(journal.error)
+    assert journal.durable == 0
+
+
 # -- replay ---------------------------------------------------------------------------------------
 
 
