@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from gradmq.infer.exposition import Histogram
+from gradmq.exposition import Histogram
 
 #: Seconds; from what a small model takes on an idle node to what people do not wait for.
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)

@@ -8,7 +8,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gradmq.infer.exposition import CONTENT_TYPE, Family, Histogram, one, render
+from gradmq.exposition import CONTENT_TYPE, Family, Histogram, one, render
 from gradmq.infer.measures import Measures, Stage
 from gradmq.infer.node_api import NodeApi
 from gradmq.serve import TensorModel

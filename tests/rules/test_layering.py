@@ -22,6 +22,7 @@ LAYERS = {
         "gradmq.binding",
         "gradmq.standings",
         "gradmq.ring",
+        "gradmq.exposition",
         "gradmq.security.access",
     ],
     "pure role files": [
@@ -46,7 +47,6 @@ LAYERS = {
         "gradmq.ps.tally",
         "gradmq.worker.session",
         "gradmq.infer.batch_former",
-        "gradmq.infer.exposition",
         "gradmq.infer.measures",
         "gradmq.infer.serving",
         "gradmq.infer.steering",

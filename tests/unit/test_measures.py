@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradmq.infer.exposition import Family, Histogram, one, render
+from gradmq.exposition import Family, Histogram, one, render
 from gradmq.infer.measures import Measures
 from gradmq.infer.model_statistics import model_statistics
 
