@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
-from types import TracebackType
-
-import zmq
 
 from gradmq import link
 from gradmq.ps.shard import Shard
@@ -27,23 +24,12 @@ PASSED_OVER = 64
 
 
 class ShardGuard:
-    """Guards the three sockets of one shard while the ``with`` block lasts; for one thread."""
+    """Guards the three sockets of one shard while its gate is open; for one thread."""
 
-    def __init__(self, context: zmq.Context[link.Socket], identity: Identity) -> None:
+    def __init__(self, gate: Gate, identity: Identity) -> None:
+        """The gate lets in nobody until the broker says whom."""
         self._identity = identity
-        self._gate = Gate(context, Access())  # nobody, until the broker says whom
-
-    def __enter__(self) -> ShardGuard:
-        self._gate.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._gate.close()
+        self._gate = gate
 
     def prove_closed(
         self, gradients: link.Socket, parameters: link.Socket, control: link.Socket

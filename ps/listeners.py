@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from types import TracebackType
 
 import zmq
 
@@ -27,7 +26,7 @@ SUBSCRIPTIONS_PER_PASS = 256
 
 
 class Listeners:
-    """Gradients in, parameters out, control: open while the ``with`` block lasts; one thread."""
+    """Gradients in, parameters out, control; for one thread."""
 
     def __init__(
         self,
@@ -43,27 +42,15 @@ class Listeners:
         self._identity = identity
         part = shard.part
         self._memory = MemoryGuard(push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES)
-        self._open = ExitStack()
         self._host = ""
         self.ports: Sequence[int] = ()
         self._leaving: list[tuple[int | None, zmq.MessageTracker]] = []
         """Publications that some connection has not taken yet, oldest first, and their slots."""
 
-    def __enter__(self) -> Listeners:
-        self._memory.__enter__()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self._open.close()
-        self._memory.__exit__(kind, error, trace)
-
-    def listen(self, host: str, ports: Iterable[int]) -> None:
-        """Bind, 0 to any free port; raises SettingsError."""
+    def listen(self, stack: ExitStack, host: str, ports: Iterable[int]) -> None:
+        """Bind, 0 to any free port, and listen until the stack closes; raises SettingsError."""
+        stack.enter_context(self._memory)
+        self._open = stack.enter_context(ExitStack())
         self._host = host
         self.ports = self._bind(ports, link.bind)
 

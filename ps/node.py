@@ -44,7 +44,8 @@ from gradmq.ps.shard import Shard
 from gradmq.ps.sharing import shared_ring, slots_of
 from gradmq.ps.state import ShardState
 from gradmq.ring import RingWriter, own_memory
-from gradmq.security.access import ps_name
+from gradmq.security.access import Access, ps_name
+from gradmq.security.gate import Gate
 from gradmq.security.keys import load_identity
 from gradmq.shared_memory import SharedMemory, fence
 from gradmq.wire.messages import (
@@ -247,13 +248,13 @@ class PsNode:
         if journalled:
             self._open_journal(self._shard, layout)
         if self._identity is not None:
-            self._guard = self._stack.enter_context(ShardGuard(self._context, self._identity))
-        listeners = self._listeners = self._stack.enter_context(
-            Listeners(
-                self._context, self._poller, self._shard, self._identity, options.push_budget_bytes
-            )
+            gate = self._stack.enter_context(Gate(self._context, Access()))  # for nobody, as yet
+            self._guard = ShardGuard(gate, self._identity)
+        listeners = self._listeners = Listeners(
+            self._context, self._poller, self._shard, self._identity, options.push_budget_bytes
         )
-        listeners.listen(options.bind, [options.port + i if options.port else 0 for i in range(3)])
+        ports = [options.port + i if options.port else 0 for i in range(3)]
+        listeners.listen(self._stack, options.bind, ports)
         if self._guard is not None:
             self._guard.prove_closed(*listeners.sockets)
         link.say_if_open(options.bind, self._guard is not None)

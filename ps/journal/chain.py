@@ -37,7 +37,6 @@ class Stored:
     position: int
     record: Record
     """Its payload lies in the segment's data, which it keeps open."""
-    nbytes: int
 
 
 @dataclass(slots=True)
@@ -167,12 +166,12 @@ class Records:
                 previous = prefix.previous
                 if not chained:
                     self.end = End(first - 1, previous)  # which may be all: it is chained to, too
-                yield Stored(first - 1, record, prefix.nbytes)
+                yield Stored(first - 1, record)
             else:
                 previous, expected = prefix.crc, expected + 1
                 self.end = End(prefix.position, prefix.crc)
                 if prefix.position > after:
-                    yield Stored(prefix.position, record, prefix.nbytes)
+                    yield Stored(prefix.position, record)
             at += prefix.nbytes
         if repair:
             segment.keep(at)

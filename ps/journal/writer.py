@@ -42,6 +42,8 @@ class JournalWriter:
         self.error: JournalError | None = None
         """Set once, and then nothing more is written."""
         self._waiting: list[tuple[int, Record]] = []
+        self._last = end.position
+        """Of those that were handed over."""
         self._closing = False
         self._changed = threading.Condition()
         try:
@@ -61,15 +63,16 @@ class JournalWriter:
         """Have this written, soon; nobody may write to its payload before it is durable."""
         with self._changed:
             self._waiting.append((position, record))
+            self._last = position
             self._changed.notify()
 
     def close(self, timeout_s: float) -> int:
-        """Write what is waiting, to this deadline; returns how many records were left."""
+        """Write what is waiting, to this deadline; returns how many are not on disk."""
         with self._changed:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
-        return len(self._waiting)
+        return self._last - self.durable
 
     # -- the thread -------------------------------------------------------------------------------
 

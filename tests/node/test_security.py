@@ -579,7 +579,8 @@ def test_a_shard_proves_each_of_its_sockets(
     folder: Path, monkeypatch: pytest.MonkeyPatch, wrong: str
 ) -> None:
     identity = with_role(folder, "ps")
-    with zmq.Context() as context, ShardGuard(context, identity) as guard:
+    with zmq.Context() as context, Gate(context, Access()) as gate:
+        guard = ShardGuard(gate, identity)
         made = {
             "gradients": lambda who: link.pull(context, who),
             "parameters": lambda who: link.publisher(context, SIZE, who),

@@ -291,6 +291,7 @@ def test_what_waits_while_one_sync_runs_goes_with_the_next(
     for i in range(1, 6):
         journal.append(i + 1, decided(i, i))
     assert journal.durable == 0
+    assert journal.close(0) == 6  # the one that is being synced is none that is on disk
     go_on.set()
     assert journal.close(30) == 0
     assert (journal.durable, syncs, woken.is_set()) == (6, 3, True)
@@ -306,7 +307,7 @@ def test_a_disk_that_takes_no_more_is_named_and_nothing_is_called_durable(
 
     monkeypatch.setattr(writing, "_write_all", full)
     journal.append(1, seeded())
-    journal.close(30)
+    assert journal.close(30) == 1
     assert journal.durable == 0
     assert str(journal.error).startswith(f"cannot write to journal {tmp_path}: No space left")
 
