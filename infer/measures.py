@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Final
 
-from gradmq.exposition import Histogram
+from gradmq.exposition import Histogram, Stage
 
 #: Seconds; from what a small model takes on an idle node to what people do not wait for.
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
@@ -16,19 +15,6 @@ _SIZES: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 
 #: Releases whose own latencies are kept: a label that grows with every release would never end.
 _RELEASES: Final = 4
-
-
-@dataclass(slots=True)
-class Stage:
-    """How often something was done, and how long that took together."""
-
-    count: int = 0
-    seconds: float = 0.0
-
-    def add(self, seconds: float, count: int = 1) -> None:
-        """``count`` times, each of so many seconds."""
-        self.count += count
-        self.seconds += seconds * count
 
 
 class Measures:

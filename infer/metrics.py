@@ -8,8 +8,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from gradmq.exposition import CONTENT_TYPE, Family, Histogram, one, render
-from gradmq.infer.measures import Measures, Stage
+from gradmq.exposition import CONTENT_TYPE, Family, Stage, histogram, one, render, summary
+from gradmq.infer.measures import Measures
 from gradmq.infer.node_api import NodeApi
 from gradmq.serve import TensorModel
 
@@ -55,10 +55,8 @@ class Metrics:
         yield one("gradmq_releases_passed_over_total", "counter", text, found.passed_over, **model)
         text = "Releases that were not served: not finite, or scored too low."
         yield one("gradmq_releases_skipped_total", "counter", text, found.turned_down, **model)
-        swaps = measures.swaps
-        samples = [("_sum", model, swaps.seconds), ("_count", model, swaps.count)]
         text = "Time to make a release ready and to swap it in."
-        yield Family("gradmq_swap_seconds", "summary", text, samples)
+        yield summary("gradmq_swap_seconds", text, measures.swaps, model)
 
     def _requests(self) -> Iterator[Family]:
         measures, model = self._measures, self._model
@@ -68,11 +66,11 @@ class Metrics:
         text = "Requests that wait for the model."
         yield one("gradmq_waiting_requests", "gauge", text, self._waiting(), **model)
         text = "From the head of a request that a release answered to the end of the answer."
-        yield _histogram("gradmq_request_seconds", text, measures.latency, model)
+        yield histogram("gradmq_request_seconds", text, measures.latency, model)
         by_release = [
             sample
-            for number, histogram in list(measures.latency_by_release.items())
-            for sample in histogram.samples({**model, "release": str(number)})
+            for number, latency in list(measures.latency_by_release.items())
+            for sample in latency.samples({**model, "release": str(number)})
         ]
         text = "The same for each of the newest releases that answered."
         yield Family("gradmq_release_request_seconds", "histogram", text, by_release)
@@ -80,9 +78,9 @@ class Metrics:
     def _batches(self) -> Iterator[Family]:
         measures, model = self._measures, self._model
         text = "Rows that the model ran on at once."
-        yield _histogram("gradmq_batch_rows", text, measures.batch_rows, model)
+        yield histogram("gradmq_batch_rows", text, measures.batch_rows, model)
         text = "Requests that the model ran on at once."
-        yield _histogram("gradmq_batch_requests", text, measures.batch_requests, model)
+        yield histogram("gradmq_batch_requests", text, measures.batch_requests, model)
 
     def _triton(self) -> Iterator[Family]:
         measures = self._measures
@@ -112,7 +110,3 @@ class Metrics:
         for name, text, stage in stages:
             microseconds = round(stage.seconds * 1e6)
             yield counter(f"{name}_duration_us", f"{text[:-1]}, in microseconds.", microseconds)
-
-
-def _histogram(name: str, text: str, histogram: Histogram, labels: dict[str, str]) -> Family:
-    return Family(name, "histogram", text, list(histogram.samples(labels)))

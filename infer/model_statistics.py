@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from gradmq.infer.measures import Measures, Stage
+from gradmq.exposition import Stage
+from gradmq.infer.measures import Measures
 
 
 def model_statistics(name: str, version: str, measures: Measures) -> dict[str, object]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import ipaddress
 import socket
 import threading
@@ -15,7 +14,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
-from gradmq.errors import SettingsError
+from gradmq.http_listener import http_listener
 
 #: How long answers under way may take to end once the server is told to stop; whole seconds.
 _GRACE_S = 1
@@ -66,26 +65,7 @@ class HttpServer:
         Raises ``SettingsError`` that names the address and what to do, for a port in use or not
         permitted, and for a host that is unknown or not this machine's.
         """
-        where = f"{self._host}:{self._port}"
-        if self._port not in range(2**16):
-            raise SettingsError(f"cannot serve HTTP at {where}: a port is a number from 0 to 65535")
-        try:
-            found = socket.getaddrinfo(
-                self._host, self._port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
-            )
-        except (socket.gaierror, UnicodeError) as error:
-            raise SettingsError(f"cannot serve HTTP at {where}: no such host") from error
-        family, kind, protocol, _, address = found[0]
-        listener = socket.socket(family, kind, protocol)
-        try:
-            # Ports of connections that ended a minute ago may be taken again at once.
-            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            listener.bind(address)
-            listener.listen(_BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise SettingsError(f"cannot serve HTTP at {where}: {_remedy(error)}") from error
-        self._listener = listener
+        self._listener = http_listener(self._host, self._port, _BACKLOG)
 
     @property
     def port(self) -> int:
@@ -192,13 +172,3 @@ async def _end_when(stop: threading.Event, server: uvicorn.Server) -> None:
     while not stop.is_set():  # noqa: ASYNC110
         await asyncio.sleep(_STOP_POLL_S)
     server.should_exit = True
-
-
-def _remedy(error: OSError) -> str:
-    if error.errno == errno.EADDRINUSE:
-        return "the port is in use: choose another one, or 0 for any that is free"
-    if error.errno == errno.EACCES:
-        return "no permission for this port: choose one above 1023, or 0 for any that is free"
-    if error.errno == errno.EADDRNOTAVAIL:
-        return "the host is no address of this machine: choose one that is, or 127.0.0.1"
-    return str(error)

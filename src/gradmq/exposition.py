@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import bisect
 import itertools
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -55,11 +56,39 @@ class Histogram:
         yield "_count", labels, up_to[-1]
 
 
+@dataclass(slots=True)
+class Stage:
+    """How often something was done, and how long that took together."""
+
+    count: int = 0
+    seconds: float = 0.0
+
+    def add(self, seconds: float, count: int = 1) -> None:
+        """``count`` times, each of so many seconds."""
+        self.count += count
+        self.seconds += seconds * count
+
+    def samples(self, labels: Mapping[str, str]) -> Iterable[Sample]:
+        """Of a family of kind summary."""
+        yield "_sum", labels, self.seconds
+        yield "_count", labels, self.count
+
+
 def one(
     name: str, kind: Literal["counter", "gauge"], text: str, value: float, **labels: str
 ) -> Family:
     """A family with one sample."""
     return Family(name, kind, text, [("", labels, value)])
+
+
+def histogram(name: str, text: str, of: Histogram, labels: Mapping[str, str]) -> Family:
+    """A family with one histogram, as it is now."""
+    return Family(name, "histogram", text, list(of.samples(labels)))
+
+
+def summary(name: str, text: str, of: Stage, labels: Mapping[str, str]) -> Family:
+    """A family with one sum and count, as they are now."""
+    return Family(name, "summary", text, list(of.samples(labels)))
 
 
 def render(families: Iterable[Family]) -> bytes:
@@ -76,6 +105,8 @@ def render(families: Iterable[Family]) -> bytes:
 
 
 def _number(value: float) -> str:
+    if not math.isfinite(value):
+        return {math.inf: "+Inf", -math.inf: "-Inf"}.get(value, "NaN")
     return str(int(value)) if value == int(value) else repr(float(value))
 
 

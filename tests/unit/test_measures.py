@@ -32,6 +32,16 @@ def test_the_text_format_to_the_byte() -> None:
     )
 
 
+def test_what_is_no_finite_number_has_a_name_of_its_own() -> None:
+    values = {"nan": float("nan"), "up": float("inf"), "down": float("-inf")}
+    family = Family("loss", "gauge", "x", [("", {"l": name}, v) for name, v in values.items()])
+    assert render([family]).decode().splitlines()[2:] == [
+        'loss{l="nan"} NaN',
+        'loss{l="up"} +Inf',
+        'loss{l="down"} -Inf',
+    ]
+
+
 def test_latencies_are_kept_of_the_newest_releases_only() -> None:
     measures = Measures()
     for release in range(1, 1001):
