@@ -35,6 +35,11 @@ class NodeApi:
     max_age_s: float | None = None
     """Above this age of its newest release the node is not ready; None: it always is."""
 
+    @property
+    def tensors(self) -> TensorModel:
+        """The model as one of tensors; one of text has none."""
+        return self.spec if isinstance(self.spec, TensorModel) else TensorModel((), ())
+
     def is_ready(self) -> bool:
         """Whether requests should be sent here."""
         return self.serving.is_ready(self.clock(), self.max_age_s)

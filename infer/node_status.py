@@ -38,13 +38,16 @@ class NodeStatus:
         """What is served, how fresh it is, and what was asked of it.
 
         ``release``, ``first_release`` and ``age_s`` are null before the first release;
-        ``versions`` is [incarnation, version] of each shard; ``url`` is the one asked.
+        ``versions`` is [incarnation, version] of each shard; ``url`` is the one asked; ``accepts``
+        are the content types of files that may be sent instead of tensors.
         """
         statistics = self._node.serving.statistics(self._node.clock())
         return json_response(
             {
                 "model": self._node.job_name,
                 "kind": "text" if isinstance(self._node.spec, TextModel) else "tensor",
+                "accepts": sorted(self._node.tensors.media),
+                "class_names": list(self._node.tensors.class_names),
                 "url": str(request.base_url).rstrip("/"),
                 "release": statistics.release,
                 "first_release": statistics.first_release,

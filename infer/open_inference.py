@@ -13,8 +13,9 @@ from starlette.routing import Route
 from gradmq.infer.batching import Batching
 from gradmq.infer.body import json_response, parse_json_object
 from gradmq.infer.infer_answer import InferAnswer, accepted_encoding
-from gradmq.infer.infer_request import BINARY_HEADER, parse_infer, split_body
+from gradmq.infer.infer_request import BINARY_HEADER, InferRequest, parse_infer, split_body
 from gradmq.infer.measures import Measures
+from gradmq.infer.media import MediaReader
 from gradmq.infer.model_statistics import model_statistics
 from gradmq.infer.model_thread import until_possible
 from gradmq.infer.node_api import NodeApi
@@ -43,6 +44,7 @@ class OpenInference:
         self._batching = batching
         self._measures = measures
         self._wall_clock = wall_clock
+        self._media = MediaReader(node.tensors)
 
     def routes(self) -> list[Route]:
         """The paths of this dialect, with and without a version."""
@@ -91,8 +93,7 @@ class OpenInference:
         """Versions, inputs and outputs of the model."""
         self._check_model(request)
         self._check_held(request)
-        spec = self._node.spec
-        tensors = spec if isinstance(spec, TensorModel) else TensorModel((), ())
+        tensors = self._node.tensors
         return json_response(
             {
                 "name": self._node.job_name,
@@ -107,8 +108,7 @@ class OpenInference:
         """The model as Triton's clients want it described."""
         self._check_model(request)
         self._check_held(request)
-        spec = self._node.spec
-        tensors = spec if isinstance(spec, TensorModel) else TensorModel((), ())
+        tensors = self._node.tensors
         limits = self._node.limits
         batches = limits.batch_rows > 1
         config: dict[str, object] = {
@@ -149,7 +149,7 @@ class OpenInference:
         return json_response(model_statistics(self._node.job_name, version, self._measures))
 
     async def infer(self, request: Request) -> Response:
-        """Run the model on the tensors of the body."""
+        """Run the model on the tensors of the body, or on a file that the job reads."""
         begun_s = self._node.clock()
         try:
             response = await self._infer(request)
@@ -169,9 +169,7 @@ class OpenInference:
         deadline_s = self._node.deadline_s()
         encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
         async with self._node.intake.body(request, deadline_s) as body:
-            header, tensors = split_body(memoryview(body), request.headers.get(BINARY_HEADER))
-            wanted = parse_infer(header, spec, tensors)
-            header.clear()
+            wanted = await self._wanted(request, spec, body, deadline_s)
             choice = self._node.choice(request, deadline_s)
             await until_possible(request, choice)
             answered = await self._batching.infer(
@@ -179,6 +177,20 @@ class OpenInference:
             )
         headers = self._node.release_headers(answered.holding)
         return _infer_response(answered.value, headers)
+
+    async def _wanted(
+        self, request: Request, spec: TensorModel, body: bytearray, deadline_s: float
+    ) -> InferRequest:
+        kind = self._media.kind(request.headers.get("content-type", ""))
+        if kind is not None:
+            return await self._media.read(kind, bytes(body), deadline_s)
+        try:
+            header, tensors = split_body(memoryview(body), request.headers.get(BINARY_HEADER))
+        except Refused as refused:
+            raise invalid(refused.text + self._media.hint(body)) from None
+        wanted = parse_infer(header, spec, tensors)
+        header.clear()
+        return wanted
 
     def _check_held(self, request: Request) -> None:
         """Raises ``Refused`` 404 for a version in the path that is not held."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
 from gradmq.errors import JobError
@@ -30,6 +31,14 @@ DATATYPES: Final = frozenset(
         "BYTES",
     ]
 )
+
+#: Content types that come with requests of tensors: kserve's clients say the second of binary ones,
+#: curl the third of whatever it is given.
+_OF_TENSORS: Final = frozenset(
+    ["application/json", "application/octet-stream", "application/x-www-form-urlencoded"]
+)
+
+_CONTENT_TYPE: Final = re.compile(r"[a-z]+/[a-z0-9][a-z0-9!#$&^_.+-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +82,16 @@ class TensorModel:
     """
     finish: Callable[[Any], Mapping[str, Any]] | None = None
     """What the model returned -> tensors or arrays by output name; of BYTES, bytes or str."""
+    media: Mapping[str, Callable[[bytes], Mapping[str, np.ndarray[Any, Any]]]] = field(
+        default_factory=dict
+    )
+    """Content type, as in ``image/png`` -> what makes all inputs of a file of that type.
+
+    They run beside the model, in another thread, one at a time. A ``ValueError`` tells the one who
+    asked what is wrong with the file.
+    """
+    class_names: tuple[str, ...] = ()
+    """What the model's classes are called, by number; for who shows its answers."""
 
     def __post_init__(self) -> None:
         for tensors, function, name in (
@@ -82,6 +101,12 @@ class TensorModel:
             texts = [tensor.name for tensor in tensors if tensor.datatype == "BYTES"]
             if texts and function is None:
                 raise JobError(f"tensor {texts[0]}: torch has no BYTES; give TensorModel a {name}")
+        for kind in self.media:
+            if kind in _OF_TENSORS or not _CONTENT_TYPE.fullmatch(kind):
+                raise JobError(
+                    f"media: {kind!r} is not the content type of a kind of file: name it "
+                    "in lower case and without parameters, as in image/png"
+                )
 
 
 @dataclass(frozen=True, slots=True)

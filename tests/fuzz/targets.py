@@ -15,10 +15,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import crc32c
 import numpy as np
+from PIL import Image
 
 from fuzz import journals
 from fuzz.mutate import Parts
@@ -29,6 +32,7 @@ from gradmq.infer.completion_request import parse_completion
 from gradmq.infer.infer_request import parse_infer, split_body
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.refusal import Refused
+from gradmq.jobs.fashion_picture import inputs_of_picture
 from gradmq.layout import Layout, Tensor
 from gradmq.ps import checkpoint
 from gradmq.ps.state import Row, ShardState
@@ -248,6 +252,38 @@ def read_completion_body(parts: Parts) -> bool:
     return True
 
 
+@cache
+def pictures() -> Sequence[Parts]:
+    """PNG and JPEG of several kinds, each in a few pieces."""
+    grey = np.arange(30 * 40, dtype=np.uint8).reshape(30, 40)
+    picture = Image.fromarray(grey)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    found = []
+    for mode in ("1", "L", "LA", "P", "RGB", "RGBA"):
+        found.append(_saved(picture.convert(mode), "PNG", exif=exif))
+    found.append(_saved(Image.fromarray(grey.astype(np.uint16) * 257), "PNG"))
+    for mode in ("L", "RGB", "CMYK"):
+        for progressive in (False, True):
+            found.append(_saved(picture.convert(mode), "JPEG", exif=exif, progressive=progressive))
+    return [[content[at : at + 100] for at in range(0, len(content), 100)] for content in found]
+
+
+def _saved(picture: Image.Image, form: str, **options: Any) -> bytes:
+    file = BytesIO()
+    picture.save(file, form, **options)
+    return file.getvalue()
+
+
+def read_picture(parts: Parts) -> bool:
+    try:
+        (image,) = inputs_of_picture(b"".join(parts)).values()
+    except ValueError as error:
+        return _refused_in_a_line(error)
+    assert image.shape == (1, 28, 28) and image.dtype == np.uint8
+    return True
+
+
 def _refused_well(error: Refused) -> bool:
     assert 400 <= error.status < 500 and len(error.text) < 1000
     error.text.encode("utf-8", "replace")
@@ -277,5 +313,6 @@ TARGETS = {
     "number-file": Target(lambda: [[b"7\n"], [b"123456"]], read_number_file, 10_000),
     "infer-body": Target(_bodies(INFER_BODIES), read_infer_body, 40_000),
     "infer-binary": Target(_binary_bodies, read_binary_body, 20_000),
+    "picture": Target(pictures, read_picture, 10_000),
     "completion-body": Target(_bodies(COMPLETION_BODIES), read_completion_body, 40_000),
 }

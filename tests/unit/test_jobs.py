@@ -15,6 +15,7 @@ from gradmq.errors import JobError
 from gradmq.infer.tensors import DTYPES
 from gradmq.job import JobContext
 from gradmq.jobs import BUILT_IN, fashion_data, fetch, lm_text, load
+from gradmq.jobs.fashion_picture import as_in_the_data
 from gradmq.serve import DATATYPES, TensorModel, TensorSpec, TextModel
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -380,6 +381,13 @@ def test_fashion_mnist_judges_all_test_pictures(fashion_mnist: Path) -> None:
     assert 0.0 <= metrics["accuracy"] <= 0.4 and abs(metrics["loss"] - np.log(10)) < 1e-4
 
 
+def test_every_picture_of_the_test_set_is_the_same_as_a_file(fashion_mnist: Path) -> None:
+    images, _ = fashion_data.load("test")
+    for image in images[:300]:
+        assert np.array_equal(as_in_the_data(image), image)
+        assert np.array_equal(as_in_the_data(255 - image), image)
+
+
 @pytest.mark.torch
 def test_fashion_mnist_batches_are_scaled_pictures_and_their_labels(fashion_mnist: Path) -> None:
     import torch
@@ -400,6 +408,8 @@ def test_fashion_mnist_is_asked_with_raw_pictures_and_answers_probabilities() ->
     assert set(answer) == {tensor.name for tensor in spec.outputs}
     assert np.allclose(answer["probabilities"].sum(1).tolist(), 1.0, atol=1e-5)
     assert answer["class"].tolist() == answer["probabilities"].argmax(1).tolist()
+    assert answer["label"] == [spec.class_names[number] for number in answer["class"].tolist()]
+    assert set(spec.media) == {"image/png", "image/jpeg"}
 
 
 # Serving, and the example.

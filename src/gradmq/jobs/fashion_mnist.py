@@ -10,13 +10,26 @@ import numpy as np
 
 from gradmq.job import Job, JobContext
 from gradmq.jobs import fashion_data
+from gradmq.jobs.fashion_picture import SIDE, inputs_of_picture
 from gradmq.serve import TensorModel, TensorSpec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-_CLASSES = 10
+#: By the numbers in the data.
+CLASS_NAMES = (
+    "T-shirt/top",
+    "Trouser",
+    "Pullover",
+    "Dress",
+    "Coat",
+    "Sandal",
+    "Shirt",
+    "Sneaker",
+    "Bag",
+    "Ankle boot",
+)
 #: Of all pixels of the training pictures, in units of full white.
 _PIXEL_MEAN, _PIXEL_SPREAD = 0.286, 0.353
 #: Pictures in one batch; a step takes about 18 ms of one core.
@@ -45,7 +58,7 @@ def model() -> torch.nn.Module:
         nn.ReLU(),
         nn.LayerNorm(48, elementwise_affine=False),
     )
-    scores = nn.Linear(48, _CLASSES)
+    scores = nn.Linear(48, len(CLASS_NAMES))
     nn.init.zeros_(scores.weight)
     nn.init.zeros_(scores.bias)
     return layers.append(scores)
@@ -92,15 +105,18 @@ def _test_set(data: str | None) -> tuple[Tensor, Tensor]:
 
 
 def serve() -> TensorModel:
-    """Pictures as they are in the data set, 0 to 255, to a class and the probability of each."""
+    """Pictures as in the data set, or one as a file, to a class, its name and probabilities."""
     return TensorModel(
-        inputs=(TensorSpec("image", "UINT8", (-1, 28, 28)),),
+        inputs=(TensorSpec("image", "UINT8", (-1, SIDE, SIDE)),),
         outputs=(
             TensorSpec("class", "INT64", (-1,)),
-            TensorSpec("probabilities", "FP32", (-1, _CLASSES)),
+            TensorSpec("label", "BYTES", (-1,)),
+            TensorSpec("probabilities", "FP32", (-1, len(CLASS_NAMES))),
         ),
         prepare=_prepare,
         finish=_finish,
+        media={"image/png": inputs_of_picture, "image/jpeg": inputs_of_picture},
+        class_names=CLASS_NAMES,
     )
 
 
@@ -110,8 +126,10 @@ def _prepare(inputs: Mapping[str, np.ndarray[Any, Any]]) -> tuple[Tensor]:
     return (scaled(torch.from_numpy(inputs["image"])),)
 
 
-def _finish(scores: Tensor) -> dict[str, Tensor]:
-    return {"class": scores.argmax(1), "probabilities": scores.softmax(1)}
+def _finish(scores: Tensor) -> dict[str, Any]:
+    classes = scores.argmax(1)
+    labels = [CLASS_NAMES[number] for number in classes.tolist()]
+    return {"class": classes, "label": labels, "probabilities": scores.softmax(1)}
 
 
 job = Job(

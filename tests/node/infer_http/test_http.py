@@ -308,6 +308,8 @@ def test_the_status_says_what_is_served_and_what_was_asked(
     assert status == {
         "model": "sums",
         "kind": "tensor",
+        "accepts": [],
+        "class_names": [],
         "url": node.url,
         "release": 5,
         "first_release": 3,
