@@ -54,8 +54,10 @@ class BatchOutcome:
 class BatchRunner:
     """Runs batches of one model; belongs to the model's thread."""
 
-    def __init__(self, model_name: str, spec: TensorModel) -> None:
+    def __init__(self, model_name: str, spec: TensorModel, clock: Callable[[], float]) -> None:
+        """``clock``: monotonic seconds, the one that releases were offered by."""
         self._model_name = model_name
+        self._clock = clock
         self._spec = spec
         self._datatypes = {tensor.name: tensor.datatype for tensor in spec.outputs}
         self._warned = False
@@ -75,7 +77,7 @@ class BatchRunner:
             except Refused as refused:
                 answers[index] = refused
         for holding, indices in chosen.items():
-            found = self._answers(holding.release, [asked[index] for index in indices], times)
+            found = self._answers(holding, [asked[index] for index in indices], times)
             for index, answer in zip(indices, found, strict=True):
                 if isinstance(answer, InferAnswer):
                     answers[index] = Answered(answer, holding)
@@ -84,8 +86,9 @@ class BatchRunner:
         return BatchOutcome([answers[index] for index in range(len(asked))], times)
 
     def _answers(
-        self, release: ServedRelease, asked: Sequence[Asked], times: BatchTimes
+        self, holding: Holding, asked: Sequence[Asked], times: BatchTimes
     ) -> list[InferAnswer | Refused]:
+        release = holding.release
         try:
             outputs = self._predict_together(release, asked, times)
         except Refused as refused:
@@ -93,7 +96,7 @@ class BatchRunner:
             outputs = [self._predict_alone(release, each, times) for each in asked]
         begun = time.perf_counter()
         answers = [
-            self._rendered(release, each, found) for each, found in zip(asked, outputs, strict=True)
+            self._rendered(holding, each, found) for each, found in zip(asked, outputs, strict=True)
         ]
         times.output_s += time.perf_counter() - begun
         return answers
@@ -144,14 +147,20 @@ class BatchRunner:
             times.infer_s += time.perf_counter() - begun
 
     def _rendered(
-        self, release: ServedRelease, asked: Asked, outputs: Mapping[str, Array] | Refused
+        self, holding: Holding, asked: Asked, outputs: Mapping[str, Array] | Refused
     ) -> InferAnswer | Refused:
         if isinstance(outputs, Refused):
             return outputs
         wanted = asked.wanted
         try:
             answer = render_answer(
-                self._model_name, release, wanted.id, wanted.outputs, outputs, self._datatypes
+                self._model_name,
+                holding.release,
+                holding.age_s(self._clock()),
+                wanted.id,
+                wanted.outputs,
+                outputs,
+                self._datatypes,
             )
         except Refused as refused:
             return refused

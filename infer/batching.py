@@ -42,11 +42,13 @@ class Batching:
         executor: Executor,
         limits: HttpLimits,
         measures: Measures,
+        clock: Callable[[], float],
     ) -> None:
+        """``clock``: monotonic seconds, the one that releases were offered by."""
         self._executor = executor
         self._limits = limits
         self._measures = measures
-        self._runner = BatchRunner(model_name, spec)
+        self._runner = BatchRunner(model_name, spec, clock)
         self._batchable = is_batchable(spec)
         self._former: BatchFormer[_Ticket] = BatchFormer(
             limits.batch_rows, limits.batch_delay_s, limits.waiting_requests

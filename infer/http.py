@@ -75,7 +75,7 @@ def make_app(
     measures = Measures() if measures is None else measures
     batching = None
     if isinstance(spec, TensorModel):
-        batching = Batching(job_name, spec, executor, limits, measures)
+        batching = Batching(job_name, spec, executor, limits, measures, clock)
     waiting = batching or node.model_thread
     routes = [
         *OpenInference(node, batching, measures, wall_clock).routes(),

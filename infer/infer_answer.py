@@ -39,6 +39,7 @@ class InferAnswer:
 def render_answer(
     model_name: str,
     release: ServedRelease,
+    age_s: float,
     request_id: str | None,
     wanted: Sequence[WantedOutput],
     outputs: Mapping[str, Array],
@@ -51,6 +52,7 @@ def render_answer(
     header["parameters"] = {
         "gradmq_release": str(release.number),
         "gradmq_versions": release.versions_text(),
+        "gradmq_age_ms": str(round(age_s * 1000)),
     }
     entries: list[dict[str, Any]] = []
     raw: list[bytes] = []

@@ -86,6 +86,8 @@ def test_an_answer_names_its_release_in_body_and_headers(sums_node: Any) -> None
     answer = sums_node.post(INFER, rows() | {"id": "request 7"})
     body = answer.json()
     assert (body["id"], body["model_name"], body["model_version"]) == ("request 7", "sums", "12")
+    age_ms = body["parameters"].pop("gradmq_age_ms")
+    assert 0 <= int(age_ms) <= int(answer.headers["x-gradmq-age-ms"])
     assert body["parameters"] == {"gradmq_release": "12", "gradmq_versions": "1:120,2:121"}
     assert answer.headers["x-gradmq-release"] == "12"
     assert int(answer.headers["x-gradmq-age-ms"]) >= 0
