@@ -56,8 +56,12 @@ class Follower:
         keys: Path | str | None = None,
         role: Role = "follower",
         report: Callable[[], Mapping[str, Any]] = dict,
+        on_status: Callable[[Mapping[str, Any], float], None] | None = None,
     ) -> None:
         """``report`` adds to what the broker's status shows of this member.
+
+        ``on_status`` is called about once a second in the network's thread, with that status and
+        the monotonic time it came at; it must be quick.
 
         ``keys``: in a run with keys, the file with this follower's (role reader or infer), whose
         name it then has; or the folder with those of all, and ``name``. Raises SettingsError.
@@ -75,6 +79,7 @@ class Follower:
             self._binding.tensors,
             report=self._report,
             identity=identity,
+            on_status=on_status,
         )
         self._opened = False
         self._owner_pid = os.getpid()

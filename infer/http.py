@@ -21,6 +21,7 @@ from gradmq.infer.bearer import Bearer
 from gradmq.infer.body import Intake
 from gradmq.infer.control import Control
 from gradmq.infer.error_answers import render_error
+from gradmq.infer.events import Events
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.measures import Measures
 from gradmq.infer.metrics import Metrics
@@ -30,13 +31,14 @@ from gradmq.infer.node_status import NodeStatus
 from gradmq.infer.open_inference import OpenInference
 from gradmq.infer.openai import OpenAI
 from gradmq.infer.refusal import Refused, quoted
+from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.serving import Serving
 from gradmq.infer.stamp import Stamp
 from gradmq.serve import TensorModel, TextModel
 
 _PATHS = (
     "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz, "
-    "/metrics, /gradmq/v1/status and /gradmq/v1/serving"
+    "/metrics, /gradmq/v1/status, /gradmq/v1/serving and /gradmq/v1/events"
 )
 
 
@@ -52,6 +54,8 @@ def make_app(
     max_age_s: float | None = None,
     wall_clock: Callable[[], float] = time.time,
     measures: Measures | None = None,
+    watch: RunWatch | None = None,
+    stopping: Callable[[], bool] = lambda: False,
 ) -> ASGIApp:
     """The ASGI application that answers for the releases that ``serving`` holds.
 
@@ -59,7 +63,8 @@ def make_app(
     keeps it and shuts it down after the server. ``clock`` is monotonic seconds, the same that
     ``serving`` is told about releases with; ``wall_clock`` is Unix time, for ``created`` fields.
     With a ``token``, requests must bear it. Above ``max_age_s`` the node says that it is not ready.
-    ``measures`` is added to, and shown at ``/metrics``.
+    ``measures`` is added to, and shown at ``/metrics``. ``watch`` knows the run, if there is
+    one. Streams without end are ended when ``stopping`` says so.
     """
     limits = HttpLimits() if limits is None else limits
     node = NodeApi(
@@ -83,6 +88,7 @@ def make_app(
         *NodeStatus(node, measures, lambda: waiting.waiting).routes(),
         *Metrics(node, measures, lambda: waiting.waiting).routes(),
         *Control(node).routes(),
+        *Events(node, measures, lambda: waiting.waiting, watch, stopping).routes(),
     ]
     app = Starlette(
         routes=routes,

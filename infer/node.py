@@ -22,6 +22,7 @@ from gradmq.infer.guard import Guard
 from gradmq.infer.http import make_app
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.measures import Measures
+from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.job import Job
@@ -37,9 +38,17 @@ Source = Callable[[Serving, Measures, str, Callable[[], bool]], None]
 
 
 def serve(
-    job: Job, settings: InferSettings, insecure: bool, source: Source, stopped: threading.Event
+    job: Job,
+    settings: InferSettings,
+    insecure: bool,
+    source: Source,
+    stopped: threading.Event,
+    watch: RunWatch | None = None,
 ) -> None:
-    """Serve until ``stopped``; raises SettingsError, JobError or what ended the source."""
+    """Serve until ``stopped``; raises SettingsError, JobError or what ended the source.
+
+    ``watch`` is what ``source`` tells of its run; None where there is none.
+    """
     host = settings.host
     token = read_token(settings.token_file)
     link.require_closed(host, insecure, closed=bool(token), remedy="infer.token_file")
@@ -62,6 +71,8 @@ def serve(
         token=token,
         max_age_s=settings.max_age,
         measures=measures,
+        watch=watch,
+        stopping=stopped.is_set,
     )
     with HttpServer(app, host, settings.port) as server:
         url = server.url
@@ -94,8 +105,12 @@ def releases_of_run(
     join_timeout_s: float,
     keys: Path | None,
     max_score_drop: float | None = None,
+    watch: RunWatch | None = None,
 ) -> Source:
-    """The releases of a live run, as they come; the node goes on with the last when it is away."""
+    """The releases of a live run, as they come; the node goes on with the last when it is away.
+
+    ``watch`` is told the run's status about once a second.
+    """
 
     def follow(serving: Serving, measures: Measures, url: str, stopped: Callable[[], bool]) -> None:
         follower = Follower(
@@ -106,6 +121,7 @@ def releases_of_run(
             keys=keys,
             role="infer",
             report=lambda: {"url": url},
+            on_status=watch.heard if watch else None,
         )
         try:
             follower.open(stopped)

@@ -14,6 +14,7 @@ from gradmq.member_thread import MemberThread
 from gradmq.replica import Release, Releases
 from gradmq.security.keys import Identity
 from gradmq.wire.messages import (
+    AskStatus,
     Beacon,
     Directory,
     Hello,
@@ -23,10 +24,14 @@ from gradmq.wire.messages import (
     Refused,
     Renewed,
     Role,
+    Status,
     Welcome,
 )
 
 log = logging.getLogger(__name__)
+
+#: Members tell the broker twice as often; people read no faster.
+STATUS_EVERY_S = 1.0
 
 
 class FollowerThread(MemberThread):
@@ -40,6 +45,7 @@ class FollowerThread(MemberThread):
         tensors: Sequence[Tensor],
         report: Callable[[], Mapping[str, Any]],
         identity: Identity | None = None,
+        on_status: Callable[[Mapping[str, Any], float], None] | None = None,
     ) -> None:
         topics = (link.TOPIC_RELEASES, link.TOPIC_BEACONS)
         super().__init__(broker, topics, with_gradients=False, report=report, identity=identity)
@@ -49,6 +55,8 @@ class FollowerThread(MemberThread):
         self._name = name
         self._tensors = tuple(tensors)
         self._heard_newest_at: float | None = None
+        self._on_status = on_status
+        self._ask_status_at = 0.0
 
     def age_s(self, release: int) -> float:
         """Time since this node last heard that ``release`` is the newest."""
@@ -98,8 +106,21 @@ class FollowerThread(MemberThread):
             case Renewed():
                 if message.manifest is not None:
                     self._on_manifest(message.manifest, now)
+            case Status() if self._on_status is not None:
+                self._on_status(message.status, now)
             case _:
                 super().on_broker(message)
+
+    def wake_at(self) -> float:
+        """When to ask for the status again."""
+        asks = self._on_status is not None and self.member.joined
+        return self._ask_status_at if asks else float("inf")
+
+    def on_time(self, now: float) -> None:
+        if now >= self.wake_at():
+            # Also when it could not be sent: the next turn is as good.
+            self._ask_status_at = now + STATUS_EVERY_S
+            link.send(self.broker, AskStatus())
 
     # -- releases ---------------------------------------------------------------------------------
 

@@ -303,7 +303,9 @@ def infer(
         )  # fmt: skip
         loaded = load(job)
         from gradmq.infer import node
+        from gradmq.infer.run_watch import RunWatch
 
+        watch = RunWatch(loaded.higher_is_better) if checkpoint is None else None
         drop = settings.infer.max_score_drop
         if drop is not None and loaded.score is None:
             raise SettingsError(f"infer.max_score_drop is set, and job {loaded.name} has no score")
@@ -315,12 +317,13 @@ def infer(
                 settings.run.join_timeout,
                 settings.network.keys,
                 drop,
+                watch,
             )
         else:
             from gradmq.run.saved import read_saved
 
             source = node.one_release(read_saved(loaded, checkpoint))
-        node.serve(loaded, settings.infer, settings.network.insecure, source, stop.event)
+        node.serve(loaded, settings.infer, settings.network.insecure, source, stop.event, watch)
 
     return run_role("infer", main)
 

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from gradmq.config import InferSettings
 from gradmq.errors import GradmqError
 from gradmq.infer import node
 from gradmq.infer.measures import Measures
+from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.serving import Serving
 from gradmq.run.saved import read_saved
 
@@ -136,6 +138,27 @@ def test_a_run_that_goes_away_leaves_a_node_that_serves_and_grows_old(
         refused = client.post(INFER, json=ROW, params={"max_age": "1s", "wait": "100ms"})
         assert refused.status_code == 503
         assert refused.json()["error"].startswith(f"release {serving.held()[-1].release.number} ha")
+
+
+def test_a_node_knows_the_run_it_follows_and_says_when_its_broker_falls_silent(
+    cluster: gradmq.LocalCluster,
+) -> None:
+    watch = RunWatch()
+    source = node.releases_of_run(a_job(), cluster.address, "", 30.0, None, watch=watch)
+    with (
+        serving_node(a_job(), source) as (client, _),
+        gradmq.Worker(model(), cluster.address, name="worker-1") as worker,
+    ):
+        value(client, min_version=push(worker, 1.0))
+        while not (watch.report(time.monotonic())["updates"] and watch.history()["points"]):
+            pass  # the test's own time limit ends this
+        report = watch.report(time.monotonic())
+        assert [each["name"] for each in report["workers"]] == ["worker-1"]
+        assert [each["url"] for each in report["nodes"]] == [str(client.base_url).rstrip("/")]
+        cluster.kill("broker")
+        while watch.report(time.monotonic())["silent_s"] < 2.0:
+            pass  # the test's own time limit ends this
+        assert value(client) == -2.0
 
 
 def test_a_diverged_release_is_skipped_and_the_last_good_one_goes_on(

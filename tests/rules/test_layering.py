@@ -24,6 +24,9 @@ LAYERS = {
         "gradmq.ring",
         "gradmq.exposition",
         "gradmq.security.access",
+        "gradmq.view.figures",
+        "gradmq.view.rates",
+        "gradmq.view.words",
     ],
     "pure role files": [
         "gradmq.broker.directory",
@@ -47,6 +50,7 @@ LAYERS = {
         "gradmq.ps.tally",
         "gradmq.worker.session",
         "gradmq.infer.batch_former",
+        "gradmq.infer.history",
         "gradmq.infer.measures",
         "gradmq.infer.serving",
         "gradmq.infer.steering",

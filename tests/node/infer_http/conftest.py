@@ -17,6 +17,7 @@ import torch
 from gradmq.infer.http import make_app
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.measures import Measures
+from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.serve import TensorModel, TensorSpec, TextModel
@@ -52,6 +53,7 @@ def running_node(
     keep: int = 1,
     max_age_s: float | None = None,
     measures: Measures | None = None,
+    watch: RunWatch | None = None,
 ) -> Iterator[Node]:
     serving = Serving(keep)
     stop = threading.Event()
@@ -68,6 +70,8 @@ def running_node(
             token=token,
             max_age_s=max_age_s,
             measures=measures,
+            watch=watch,
+            stopping=stop.is_set,
         )
         server = cleanup.enter_context(HttpServer(app, "127.0.0.1", 0))
         thread = threading.Thread(target=server.serve_until, args=(stop,))

@@ -1,0 +1,197 @@
+"""``/gradmq/v1/events``: what is served and how it is trained, told every second to who listens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from gradmq import strict_json
+from gradmq.infer.control import described
+from gradmq.infer.exposition import Histogram
+from gradmq.infer.measures import Measures
+from gradmq.infer.node_api import NodeApi
+from gradmq.infer.refusal import RETRY_AFTER_S, Refused
+from gradmq.infer.run_watch import RunWatch
+
+#: Each is one report a second; pages left open in many tabs must not add up.
+MOST_LISTENERS = 32
+
+#: Also the heart-beat: who hears nothing for some of these has lost the node.
+REPORT_EVERY_S = 1.0
+
+#: The history again, thinned anew, so that a listener need not thin what it collects itself.
+HISTORY_EVERY = 600
+
+#: A listener that takes nothing for so long has gone or sleeps: it may come again.
+SEND_S = 10.0
+
+#: How soon a stream ends once the node does; shorter than the grace that answers have.
+_LOOK_EVERY_S = 0.25
+
+
+Tell = Callable[[bytes], Awaitable[None]]
+
+
+class Events:
+    """Answers ``/gradmq/v1/events`` with server-sent events without end.
+
+    First ``history`` (null for a node without a run), then ``report`` every second; ``end`` when
+    the node stops. A listener that reads slowly misses reports and holds up nobody: no report
+    waits for it. Used by the event loop's thread only.
+    """
+
+    def __init__(
+        self,
+        node: NodeApi,
+        measures: Measures,
+        waiting: Callable[[], int],
+        watch: RunWatch | None,
+        stopping: Callable[[], bool],
+    ) -> None:
+        """``waiting``: how many requests wait for the model. ``watch``: None without a run."""
+        self._node = node
+        self._measures = measures
+        self._waiting = waiting
+        self._watch = watch
+        self._stopping = stopping
+        self._listeners = 0
+        self._made_at = float("-inf")
+        self._made = b""
+
+    def routes(self) -> list[Route]:
+        """The path."""
+        return [Route("/gradmq/v1/events", self.events, methods=["GET"])]
+
+    async def events(self, request: Request) -> Response:
+        """The stream; 503 when as many listen as may."""
+        if self._listeners >= MOST_LISTENERS:
+            text = f"{MOST_LISTENERS} listeners are here already, the limit: close a page"
+            raise Refused(503, text, retry_after_s=RETRY_AFTER_S)
+        self._listeners += 1
+        return _Stream(self._listen, self._leave)
+
+    async def _listen(self, tell: Tell, gone: asyncio.Task[None]) -> None:
+        reports = 0
+        while not gone.done() and not self._stopping():
+            if reports % HISTORY_EVERY == 0:
+                await tell(_event("history", self._watch.history() if self._watch else None))
+            await tell(self._report())
+            reports += 1
+            await self._pause(gone)
+        if not gone.done():
+            await tell(_event("end", None))
+
+    def _leave(self) -> None:
+        self._listeners -= 1
+
+    async def _pause(self, gone: asyncio.Task[None]) -> None:
+        """Until the next report is due, the listener is gone or the node stops."""
+        until = asyncio.get_running_loop().time() + REPORT_EVERY_S
+        while not gone.done() and not self._stopping():
+            left_s = until - asyncio.get_running_loop().time()
+            if left_s <= 0:
+                return
+            await asyncio.wait({gone}, timeout=min(left_s, _LOOK_EVERY_S))
+
+    def _report(self) -> bytes:
+        """The present report; made once for all who listen."""
+        now = self._node.clock()
+        if now - self._made_at >= REPORT_EVERY_S / 2:
+            self._made_at = now
+            run = self._watch.report(now) if self._watch else None
+            self._made = _event("report", {"node": self._described(now), "run": run})
+        return self._made
+
+    def _described(self, now: float) -> dict[str, Any]:
+        statistics = self._node.serving.statistics(now)
+        newest = self._node.serving.newest()
+        measures = self._measures
+        return {
+            **described(self._node.serving, now),
+            "versions": [list(version) for version in statistics.versions],
+            "age_s": statistics.age_s,
+            "newest_age_s": newest and newest.age_s(now),
+            "swaps": statistics.swaps,
+            "waiting": self._waiting(),
+            "requests": {
+                "answered": measures.count_statuses(range(400)),
+                "refused": measures.count_statuses(range(400, 500)),
+                "failed": measures.count_statuses(range(500, 600)),
+            },
+            "latency": _latency(measures.latency),
+            "latency_by_release": {
+                str(number): _latency(histogram)
+                for number, histogram in measures.latency_by_release.items()
+            },
+        }
+
+
+class _Stream(Response):
+    """Sends events until the listener is gone or takes none for too long."""
+
+    media_type = "text/event-stream"
+
+    def __init__(
+        self,
+        listen: Callable[[Tell, asyncio.Task[None]], Awaitable[None]],
+        leave: Callable[[], None],
+    ) -> None:
+        super().__init__(headers={"cache-control": "no-store"})
+        del self.headers["content-length"]
+        self._listen = listen
+        self._leave = leave
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+
+        async def disconnection() -> None:
+            while (await receive())["type"] != "http.disconnect":
+                pass
+
+        async def tell(event: bytes) -> None:
+            async with asyncio.timeout(SEND_S):
+                await send({"type": "http.response.body", "body": event, "more_body": True})
+
+        gone = asyncio.create_task(disconnection())
+        try:
+            start = {"type": "http.response.start", "status": self.status_code}
+            await send(start | {"headers": self.raw_headers})
+            await self._listen(tell, gone)
+        except TimeoutError:
+            return  # without an end, so that the server closes the connection
+        finally:
+            self._leave()
+            gone.cancel()
+            await asyncio.wait({gone})
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
+def _event(name: str, data: Any) -> bytes:
+    return f"event: {name}\ndata: {strict_json.dumps(data)}\n\n".encode()
+
+
+def _latency(histogram: Histogram) -> dict[str, float | int | None]:
+    """How many, their mean, the bounds within which half and 19 of 20 were; null: above all."""
+    count = sum(histogram.counts)
+    return {
+        "count": count,
+        "mean_s": histogram.total / count if count else None,
+        "half_within_s": _bound(histogram, 0.5),
+        "most_within_s": _bound(histogram, 0.95),
+    }
+
+
+def _bound(histogram: Histogram, share: float) -> float | None:
+    """The least bound that so much of all values is within."""
+    wanted, seen = share * sum(histogram.counts), 0
+    for bound, count in zip(histogram.bounds, histogram.counts, strict=False):
+        seen += count
+        if seen >= wanted:
+            return bound
+    return None
