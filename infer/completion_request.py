@@ -6,24 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from gradmq.infer.generate import DEFAULT_MAX_TOKENS, Sampling
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.refusal import Refused, invalid, quoted
+from gradmq.infer.sampling import DEFAULT_MAX_TOKENS, Sampling
 
 #: What torch's generators take as a seed.
 _SEEDS = range(-(2**63), 2**64)
 
 _MAX_STOPS = 4
 
-_READ: Final = frozenset({"model", "prompt", "max_tokens", "temperature", "top_p", "seed", "stop"})
+#: A longer one would cost more to look for than to generate.
+_MAX_STOP_CHARACTERS = 256
+
+_READ: Final = frozenset(
+    {
+        "model",
+        "prompt",
+        "max_tokens",
+        "temperature",
+        "top_p",
+        "seed",
+        "stop",
+        "stream",
+        "stream_options",
+    }
+)
 
 #: Asks for nothing from this node; clients send it by default.
 _IGNORED: Final = frozenset({"user"})
 
 #: Fields of the dialect that are not served, each with the only values that change nothing.
 _UNSERVED: Final[dict[str, tuple[object, ...]]] = {
-    "stream": (False,),
-    "stream_options": (),
     "n": (1,),
     "best_of": (1,),
     "echo": (False,),
@@ -41,6 +54,10 @@ class CompletionRequest:
 
     prompts: tuple[str, ...]
     sampling: Sampling
+    stream: bool
+    """Answer piece by piece, as server-sent events."""
+    include_usage: bool
+    """Tell the usage in a last chunk of its own; only of a stream."""
 
 
 def parse_completion(
@@ -66,7 +83,10 @@ def parse_completion(
         seed=_seed(fields),
         stop=_stop(fields),
     )
-    return CompletionRequest(_prompts(fields, limits), sampling)
+    stream = _boolean(fields, "stream")
+    return CompletionRequest(
+        _prompts(fields, limits), sampling, stream, _include_usage(fields, stream)
+    )
 
 
 def check_model(name: object, job_name: str) -> None:
@@ -100,7 +120,32 @@ def _stop(fields: Mapping[str, object]) -> tuple[str, ...]:
     if texts is None or len(texts) > _MAX_STOPS or "" in texts:
         text = f"stop must be a text or up to {_MAX_STOPS} of them, none empty; got {quoted(stop)}"
         raise invalid(text, "stop")
+    longest = max(map(len, texts), default=0)
+    if longest > _MAX_STOP_CHARACTERS:
+        text = f"a stop text of {longest} characters: at most {_MAX_STOP_CHARACTERS} are served"
+        raise invalid(text, "stop")
     return texts
+
+
+def _include_usage(fields: Mapping[str, object], stream: bool) -> bool:
+    options = fields.get("stream_options")
+    if options is None:
+        return False
+    if not stream:
+        raise invalid("stream_options are only for stream=true", "stream_options")
+    if isinstance(options, dict) and options.keys() <= {"include_usage"}:
+        include_usage = options.get("include_usage", False)
+        if include_usage is None or isinstance(include_usage, bool):
+            return include_usage is True
+    text = "stream_options may hold include_usage, true or false, and nothing else"
+    raise invalid(f"{text}; got {quoted(options)}", "stream_options")
+
+
+def _boolean(fields: Mapping[str, object], name: str) -> bool:
+    value = fields.get(name, False)
+    if not isinstance(value, bool):
+        raise invalid(f"{name} must be true or false, got {quoted(value)}", name)
+    return value
 
 
 def _strings(value: object) -> tuple[str, ...] | None:

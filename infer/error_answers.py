@@ -23,17 +23,22 @@ def render_error(path: str, refused: Refused, headers: dict[str, str] | None = N
     headers = {} if headers is None else headers
     if refused.retry_after_s is not None:
         headers["retry-after"] = str(refused.retry_after_s)
-    elif refused.status >= 500:
-        # The openai client repeats every 5xx unless told that it would fail again.
+    elif refused.status == 409 or refused.status >= 500:
+        # The openai client repeats these unless told that they would fail again.
         headers["x-should-retry"] = "false"
-    openai = path == "/v1" or path.startswith("/v1/")
-    content = _openai_error(refused) if openai else {"error": refused.text}
+    content = error_content(path, refused)
     if not refused.close:
         return json_response(content, refused.status, headers)
     headers["connection"] = "close"
     return _ClosingResponse(
         json_bytes(content), refused.status, headers, media_type="application/json"
     )
+
+
+def error_content(path: str, refused: Refused) -> dict[str, object]:
+    """``refused`` as the JSON of the dialect that ``path`` belongs to."""
+    openai = path == "/v1" or path.startswith("/v1/")
+    return _openai_error(refused) if openai else {"error": refused.text}
 
 
 class _ClosingResponse(Response):

@@ -1,135 +1,142 @@
-"""Text generation: a plain loop that asks one release for one token after another."""
+"""Text generation: one release is asked for one token after another."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
-from gradmq.infer.refusal import Abandoned, Refused, invalid
-from gradmq.infer.serving import ServedRelease
+from gradmq.infer.refusal import Refused, invalid, model_failed
+from gradmq.infer.sampling import Logits, Sampling, chance, choose
+from gradmq.infer.serving import Holding, ServedRelease
+from gradmq.infer.settled_text import SettledText
 
 if TYPE_CHECKING:
     import torch
 
     from gradmq.serve import TextModel
 
-#: Enough to see what a model has learned, and still quick without a key/value cache.
-DEFAULT_MAX_TOKENS = 64
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How tokens are chosen, and when to stop."""
+class Piece:
+    """What was added to one choice: the pieces of a choice, joined, are its completion."""
 
-    max_tokens: int = DEFAULT_MAX_TOKENS
-    temperature: float = 1.0
-    """0 always takes the likeliest token."""
-    top_p: float = 1.0
-    """Only the likeliest tokens whose probabilities reach this sum are drawn from."""
-    seed: int | None = None
-    """None draws another text each time."""
-    stop: tuple[str, ...] = ()
-    """The text ends before the first of these that appears."""
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """One prompt's completion."""
-
+    choice: int
     text: str
-    finish_reason: Literal["stop", "length"]
-    prompt_tokens: int
+    """May be empty: text that a later token may still change is held back."""
     completion_tokens: int
     """Tokens generated, those of a stop text included."""
+    finish_reason: FinishReason | None = None
+    """Only in the last piece of a choice."""
 
 
-def complete(
-    release: ServedRelease,
-    spec: TextModel,
-    prompt: str,
-    sampling: Sampling,
-    abandoned: Callable[[], bool],
-) -> Completion:
-    """Complete ``prompt`` wholly on ``release``; runs in the calling thread and may take long.
+class Generation:
+    """The completions of one request, wholly on one release; belongs to the model's thread.
 
-    ``release.model`` maps tokens (1, T) int64 to logits (1, T, V), with T up to
-    ``spec.context_tokens``; of a longer text the model sees the end. The same prompt, sampling
-    with a seed, and release give the same text. Raises ``Abandoned`` when ``abandoned()`` is True
-    before a token, and ``Refused`` for a prompt that cannot be encoded (400) and for logits that
-    are not numbers (500).
+    The release's model maps tokens (1, T) int64 to logits (1, T, V), with T up to
+    ``spec.context_tokens``. The same prompt, sampling with a seed, and release give the same text.
     """
-    import torch
 
-    prompt_ids = _encode(spec, prompt)
-    ids = list(prompt_ids)
-    generator = torch.Generator()
-    if sampling.seed is None:
-        generator.seed()
-    else:
-        generator.manual_seed(sampling.seed)
-    model = cast("Callable[[torch.Tensor], torch.Tensor]", release.model)
-    text, finish_reason = "", "length"
-    with torch.inference_mode():
-        for _ in range(sampling.max_tokens):
-            if abandoned():
-                raise Abandoned
-            context = torch.tensor([ids[-spec.context_tokens :]], dtype=torch.int64)
-            logits = model(context)[0, -1].detach().to("cpu", torch.float32)
-            ids.append(_choose(logits, sampling, generator, release.number))
-            if sampling.stop:
-                text = spec.decode(ids[len(prompt_ids) :])
-                if (cut := _first_stop(text, sampling.stop)) is not None:
-                    text, finish_reason = text[:cut], "stop"
-                    break
-    if finish_reason == "length":
-        text = spec.decode(ids[len(prompt_ids) :])
-    return Completion(
-        text=text,
-        finish_reason=cast(Literal["stop", "length"], finish_reason),
-        prompt_tokens=len(prompt_ids),
-        completion_tokens=len(ids) - len(prompt_ids),
-    )
+    def __init__(
+        self, holding: Holding, spec: TextModel, prompts: Sequence[str], sampling: Sampling
+    ) -> None:
+        """Raises ``Refused`` 400 for a prompt that cannot be encoded."""
+        self.holding = holding
+        self._spec = spec
+        self._sampling = sampling
+        encoded = [_encode(spec, prompt) for prompt in prompts]
+        self.prompt_tokens = sum(map(len, encoded))
+        self._pieces = self._choices(encoded)
+
+    def next(self) -> Piece | None:
+        """One more token, of one choice after another; None at the end of the last.
+
+        Raises ``Refused`` 500 if the model fails or its logits are no numbers.
+        """
+        import torch
+
+        try:
+            with torch.inference_mode():
+                return next(self._pieces, None)
+        except Refused:
+            raise
+        except Exception as error:
+            raise model_failed(self.holding.release.number, error) from error
+
+    def _choices(self, prompts: Sequence[list[int]]) -> Iterator[Piece]:
+        for index, prompt in enumerate(prompts):
+            yield from self._choice(index, prompt)
+
+    def _choice(self, index: int, prompt: list[int]) -> Iterator[Piece]:
+        sampling = self._sampling
+        sight = _Sight(self.holding.release, self._spec, prompt)
+        text = SettledText(self._spec.decode, sampling.stop)
+        drawn = chance(sampling.seed)
+        for count in range(1, sampling.max_tokens + 1):
+            token = choose(sight.logits(), sampling, drawn)
+            sight.add(token)
+            piece = text.add(token)
+            if not text.stopped and count == sampling.max_tokens:
+                piece += text.end()
+            if text.stopped:
+                yield Piece(index, piece, 1, "stop")
+                return
+            yield Piece(index, piece, 1, "length" if count == sampling.max_tokens else None)
+
+
+def joined(pieces: Iterable[Piece]) -> list[Piece]:
+    """The same with one piece for each choice."""
+    whole: dict[int, Piece] = {}
+    for piece in pieces:
+        before = whole.get(piece.choice)
+        if before is not None:
+            piece = Piece(
+                piece.choice,
+                before.text + piece.text,
+                before.completion_tokens + piece.completion_tokens,
+                piece.finish_reason,
+            )
+        whole[piece.choice] = piece
+    return list(whole.values())
+
+
+class _Sight:
+    """What the model sees of one text while it grows."""
+
+    def __init__(self, release: ServedRelease, spec: TextModel, tokens: Sequence[int]) -> None:
+        self._number = release.number
+        self._model = cast("Callable[[torch.Tensor], torch.Tensor]", release.model)
+        self._most = spec.context_tokens
+        self._tokens = list(tokens[-self._most :])
+
+    def add(self, token: int) -> None:
+        """The text has this token more. One that outgrows the context begins anew with half."""
+        self._tokens.append(token)
+        if len(self._tokens) > self._most:
+            del self._tokens[: -max(1, self._most // 2)]
+
+    def logits(self) -> Logits:
+        """Logits (V,) of the next token; raises ``Refused`` 500 if they are no finite numbers."""
+        import torch
+
+        tokens = torch.tensor([self._tokens], dtype=torch.int64)
+        last = self._model(tokens)[0, -1].detach().to("cpu", torch.float32)
+        logits: Logits = last.numpy()
+        # NaN anywhere, an infinite one, or nothing but minus infinity all end in the maximum.
+        if not math.isfinite(logits.max()):
+            raise Refused(500, f"release {self._number} gives logits that are not finite numbers")
+        return logits
 
 
 def _encode(spec: TextModel, prompt: str) -> list[int]:
     try:
-        ids = list(spec.encode(prompt))
+        tokens = list(spec.encode(prompt))
     except (ValueError, KeyError) as error:
         text = f"the prompt cannot be encoded for this model: {error}"
         raise invalid(text, "prompt") from None
-    if not ids:
+    if not tokens:
         raise invalid("the prompt is empty: there is nothing to go on from", "prompt")
-    return ids
-
-
-def _choose(logits: Any, sampling: Sampling, generator: torch.Generator, number: int) -> int:
-    import torch
-
-    # NaN anywhere, an infinite one, or nothing but minus infinity all end in the maximum.
-    if not torch.isfinite(logits.max()):
-        raise Refused(500, f"release {number} gives logits that are not finite numbers")
-    if sampling.temperature == 0:
-        return int(logits.argmax())
-    # Shifted first: a temperature near 0 would overflow, and only differences matter.
-    scaled = (logits - logits.max()) / sampling.temperature
-    probabilities = torch.softmax(scaled, dim=-1)
-    if sampling.top_p < 1:
-        probabilities = _likeliest(probabilities, sampling.top_p)
-    return int(torch.multinomial(probabilities, 1, generator=generator))
-
-
-def _likeliest(probabilities: Any, top_p: float) -> Any:
-    """Zero all but the fewest tokens whose sum reaches ``top_p``; at least one stays."""
-    import torch
-
-    ordered, order = torch.sort(probabilities, descending=True)
-    dropped = torch.cumsum(ordered, dim=-1) - ordered >= top_p
-    dropped[0] = False
-    kept = ordered.masked_fill(dropped, 0.0)
-    return torch.zeros_like(probabilities).scatter(-1, order, kept)
-
-
-def _first_stop(text: str, stops: tuple[str, ...]) -> int | None:
-    places = [place for stop in stops if (place := text.find(stop)) >= 0]
-    return min(places, default=None)
+    return tokens

@@ -19,13 +19,13 @@ from starlette.types import ASGIApp
 from gradmq.infer.batching import Batching
 from gradmq.infer.bearer import Bearer
 from gradmq.infer.body import Intake
+from gradmq.infer.completing import Completing
 from gradmq.infer.control import Control
 from gradmq.infer.error_answers import render_error
 from gradmq.infer.events import Events
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.measures import Measures
 from gradmq.infer.metrics import Metrics
-from gradmq.infer.model_thread import ModelThread
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.node_status import NodeStatus
 from gradmq.infer.open_inference import OpenInference
@@ -72,19 +72,20 @@ def make_app(
         spec=spec,
         serving=serving,
         intake=Intake(limits),
-        model_thread=ModelThread(serving, executor, limits, clock),
         limits=limits,
         clock=clock,
         max_age_s=max_age_s,
     )
     measures = Measures() if measures is None else measures
-    batching = None
+    batching, completing = None, None
+    waiting: Batching | Completing
     if isinstance(spec, TensorModel):
-        batching = Batching(job_name, spec, executor, limits, measures, clock)
-    waiting = batching or node.model_thread
+        waiting = batching = Batching(job_name, spec, executor, limits, measures, clock)
+    else:
+        waiting = completing = Completing(executor, limits, clock)
     routes = [
         *OpenInference(node, batching, measures, wall_clock).routes(),
-        *OpenAI(node, wall_clock).routes(),
+        *OpenAI(node, completing, wall_clock).routes(),
         *NodeStatus(node, measures, lambda: waiting.waiting).routes(),
         *Metrics(node, measures, lambda: waiting.waiting).routes(),
         *Control(node).routes(),

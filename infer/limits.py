@@ -18,6 +18,11 @@ class HttpLimits:
     """From the end of the headers to the answer: reading, waiting for the model, running it."""
     waiting_requests: int = 256
     """Requests that wait for the model; completions count until they end."""
+    running_completions: int = 16
+    """Requests whose completions take turns on the model; the others wait for one of these."""
+    turn_s: float = 0.005
+    """How long a completion generates, at least one token, before it is the next one's turn: long
+    beside what changing over costs, short beside what a person notices."""
     completion_tokens: int = 1024
     """Largest ``max_tokens``."""
     prompts: int = 16

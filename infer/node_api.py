@@ -11,7 +11,6 @@ from starlette.requests import Request
 from gradmq.infer.body import Intake
 from gradmq.infer.choosing import Choice
 from gradmq.infer.limits import HttpLimits
-from gradmq.infer.model_thread import ModelThread
 from gradmq.infer.serving import Holding, Serving
 from gradmq.serve import TensorModel, TextModel
 
@@ -28,7 +27,6 @@ class NodeApi:
     spec: TensorModel | TextModel
     serving: Serving
     intake: Intake
-    model_thread: ModelThread
     limits: HttpLimits
     clock: Callable[[], float]
     """Monotonic seconds; the clock that the stream's thread reports releases with."""

@@ -2,27 +2,33 @@
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from gradmq.infer.body import json_response
+from gradmq.infer.completing import Completing
 from gradmq.infer.completion_request import check_model, parse_completion
-from gradmq.infer.generate import Completion, complete
+from gradmq.infer.event_stream import EventStream
+from gradmq.infer.generate import Generation
 from gradmq.infer.node_api import NodeApi
+from gradmq.infer.openai_answer import Answer, release_metadata
 from gradmq.infer.refusal import invalid
-from gradmq.infer.serving import Holding, ServedRelease
 from gradmq.serve import TextModel
 
 
 class OpenAI:
     """Answers ``/v1``: this node's one model, and completions if it is a text model."""
 
-    def __init__(self, node: NodeApi, wall_clock: Callable[[], float]) -> None:
+    def __init__(
+        self, node: NodeApi, completing: Completing | None, wall_clock: Callable[[], float]
+    ) -> None:
+        """``completing`` runs the model; None for one of tensors. ``wall_clock`` is Unix time."""
         self._node = node
+        self._completing = completing
         self._wall_clock = wall_clock
         self._created = int(wall_clock())
 
@@ -51,62 +57,38 @@ class OpenAI:
             "owned_by": "gradmq",
         }
         holding = self._node.serving.holding()
-        return model if holding is None else model | {"metadata": self._metadata(holding)}
+        return (
+            model
+            if holding is None
+            else model | {"metadata": release_metadata(self._node, holding)}
+        )
 
     async def completions(self, request: Request) -> Response:
         """Complete each prompt, all of them on one release."""
         spec = self._node.spec
-        if not isinstance(spec, TextModel):
+        if not isinstance(spec, TextModel) or self._completing is None:
             name = self._node.job_name
             text = f"model {name!r} takes tensors: use POST /v2/models/{name}/infer"
             raise invalid(text, "model")
         deadline_s = self._node.deadline_s()
-        async with self._node.intake.json_object(request, deadline_s) as body:
+        async with AsyncExitStack() as held:
+            body = await held.enter_async_context(
+                self._node.intake.json_object(request, deadline_s)
+            )
             wanted = parse_completion(body, self._node.job_name, self._node.limits)
-
-            def work(release: ServedRelease, abandoned: Callable[[], bool]) -> list[Completion]:
-                return [
-                    complete(release, spec, prompt, wanted.sampling, abandoned)
-                    for prompt in wanted.prompts
-                ]
-
-            answered = await self._node.model_thread.run(request, deadline_s, work)
-        return json_response(
-            self._answer(answered.value, answered.holding),
-            headers=self._node.release_headers(answered.holding),
-        )
-
-    def _answer(self, completions: list[Completion], holding: Holding) -> dict[str, object]:
-        prompt_tokens = sum(completion.prompt_tokens for completion in completions)
-        completion_tokens = sum(completion.completion_tokens for completion in completions)
-        return {
-            "id": f"cmpl-{uuid.uuid4().hex}",
-            "object": "text_completion",
-            "created": int(self._wall_clock()),
-            "model": self._node.job_name,
-            # The dialect's word for what a seed's promise holds within: here, one release.
-            "system_fingerprint": f"release-{holding.release.number}",
-            "choices": [
-                {
-                    "index": index,
-                    "text": completion.text,
-                    "finish_reason": completion.finish_reason,
-                    "logprobs": None,
-                }
-                for index, completion in enumerate(completions)
-            ],
-            "usage": {
-                "prompt_tokens": prompt_tokens,
-                "completion_tokens": completion_tokens,
-                "total_tokens": prompt_tokens + completion_tokens,
-            },
-            "metadata": self._metadata(holding),
-        }
-
-    def _metadata(self, holding: Holding) -> dict[str, str]:
-        # Strings only: strict clients fail a whole answer over any other value here.
-        return {
-            "release": str(holding.release.number),
-            "versions": holding.release.versions_text(),
-            "age_ms": self._node.age_ms(holding),
-        }
+            running = await held.enter_async_context(
+                self._completing.begin(
+                    request,
+                    self._node.choice(request, deadline_s),
+                    lambda holding: Generation(holding, spec, wanted.prompts, wanted.sampling),
+                    deadline_s,
+                )
+            )
+            answer = Answer(self._node, running, len(wanted.prompts), int(self._wall_clock()))
+            holding = running.generation.holding
+            if wanted.stream:
+                headers = self._node.release_headers(holding)
+                chunks = answer.chunks(wanted.include_usage)
+                return EventStream(chunks, held.pop_all(), deadline_s, headers, done=True)
+            whole = await answer.whole()
+            return json_response(whole, headers=self._node.release_headers(holding))

@@ -43,10 +43,6 @@ class Refused(GradmqError):
         self.close = close
 
 
-class Abandoned(GradmqError):
-    """Raised by work that noticed that nobody waits for its answer any more."""
-
-
 def invalid(text: str, param: str | None = None) -> Refused:
     """A 400: the request itself is wrong."""
     return Refused(400, text, param=param)
@@ -56,6 +52,21 @@ def too_many(limit: int) -> Refused:
     """A 429: the queue for the model is full."""
     text = f"{limit} requests are already waiting for the model, the limit here"
     return Refused(429, text, retry_after_s=RETRY_AFTER_S)
+
+
+def over_time(allowed_s: float) -> Refused:
+    """A 504: the time for an answer is over."""
+    return Refused(504, f"no answer after {allowed_s:g} s, the limit here: ask for less")
+
+
+def client_gone() -> Refused:
+    """A 499: nobody will read this."""
+    return Refused(499, "the client went away", close=True)
+
+
+def stopping() -> Refused:
+    """A 503: the node ends before the answer does."""
+    return Refused(503, "this node is stopping", retry_after_s=RETRY_AFTER_S)
 
 
 def model_failed(release: int, error: Exception) -> Refused:

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from gradmq.infer.error_answers import render_error
 from gradmq.infer.measures import Measures
 from gradmq.infer.node_api import RELEASE_HEADER, NodeApi
-from gradmq.infer.refusal import RETRY_AFTER_S, Refused
+from gradmq.infer.refusal import stopping
 
 
 class Stamp:
@@ -56,5 +56,4 @@ class Stamp:
             # Nothing but the end of the server, past its grace, cancels a request.
             if begun:
                 raise
-            ending = Refused(503, "this node is stopping", retry_after_s=RETRY_AFTER_S)
-            await render_error(scope["path"], ending)(scope, receive, stamped)
+            await render_error(scope["path"], stopping())(scope, receive, stamped)

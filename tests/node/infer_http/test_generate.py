@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 
-from gradmq.infer.generate import Sampling, complete
-from gradmq.infer.refusal import Abandoned
-from gradmq.infer.serving import ServedRelease
+from gradmq.infer.generate import Generation, joined
+from gradmq.infer.sampling import Sampling
+from gradmq.infer.serving import Holding, ServedRelease
 from gradmq.serve import TextModel
 
 pytestmark = pytest.mark.torch
@@ -26,9 +28,11 @@ def model(ids: torch.Tensor) -> torch.Tensor:
     return PROBABILITIES.log().expand(1, ids.shape[1], 10)
 
 
-def text(sampling: Sampling, prompt: str = "0") -> str:
+def text(sampling: Sampling, prompt: str = "0", model: Any = model) -> str:
     release = ServedRelease(1, ((1, 1),), model)
-    return complete(release, DIGITS, prompt, sampling, abandoned=lambda: False).text
+    generation = Generation(Holding(release, 0.0), DIGITS, [prompt], sampling)
+    (choice,) = joined(iter(generation.next, None))
+    return choice.text
 
 
 def test_temperature_0_always_takes_the_likeliest() -> None:
@@ -74,24 +78,15 @@ def test_a_global_seed_is_neither_used_nor_moved() -> None:
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_the_model_sees_the_last_tokens_of_its_context() -> None:
+def test_a_text_that_outgrows_the_context_is_seen_from_its_newest_half() -> None:
     seen: list[list[int]] = []
 
     def watch(ids: torch.Tensor) -> torch.Tensor:
         seen.append(ids[0].tolist())
         return model(ids)
 
-    release = ServedRelease(1, ((1, 1),), watch)
-    sampling = Sampling(max_tokens=3, temperature=0)
-    complete(release, DIGITS, "12", sampling, abandoned=lambda: False)
-    assert seen == [[1, 2], [1, 2, 7], [1, 2, 7, 7]]
+    text(Sampling(max_tokens=6, temperature=0), "12", watch)
+    assert seen == [[1, 2], [1, 2, 7], [1, 2, 7, 7], [7, 7], [7, 7, 7], [7, 7, 7, 7]]
     seen.clear()
-    complete(release, DIGITS, "123456", sampling, abandoned=lambda: False)
-    assert seen == [[3, 4, 5, 6], [4, 5, 6, 7], [5, 6, 7, 7]]
-
-
-def test_work_that_nobody_waits_for_ends_at_the_next_token() -> None:
-    asked = iter([False, False, True])
-    release = ServedRelease(1, ((1, 1),), model)
-    with pytest.raises(Abandoned):
-        complete(release, DIGITS, "1", Sampling(), abandoned=lambda: next(asked))
+    text(Sampling(max_tokens=3, temperature=0), "123456", watch)
+    assert seen == [[3, 4, 5, 6], [6, 7], [6, 7, 7]]

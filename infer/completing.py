@@ -1,0 +1,187 @@
+"""Completions take turns on the model's thread: a long one does not block the others."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor
+from functools import partial
+
+from starlette.requests import Request
+
+from gradmq.infer.choosing import Choice
+from gradmq.infer.generate import Generation, Piece, joined
+from gradmq.infer.limits import HttpLimits
+from gradmq.infer.model_thread import disconnection, until_possible
+from gradmq.infer.refusal import Refused, client_gone, over_time, too_many
+from gradmq.infer.serving import Holding
+from gradmq.infer.turns import Turns
+
+_Turn = tuple[list[Piece], bool]
+
+
+class Running:
+    """The completions of one request under way.
+
+    Belongs to the event loop's thread, but for ``turn``, which the model's thread calls.
+    """
+
+    def __init__(self, start: Callable[[], Generation]) -> None:
+        self._start = start
+        self._generation: Generation | None = None
+        self._nobody_waits = threading.Event()
+        self._news = asyncio.Event()
+        self._ready: list[Piece] = []
+        self._error: BaseException | None = None
+        self._ended = False
+
+    @property
+    def generation(self) -> Generation:
+        """What is running, and on which release; once ``begun``."""
+        assert self._generation is not None
+        return self._generation
+
+    async def begun(self) -> None:
+        """Wait for the first token, or raise what there is instead of it."""
+        await self._wait()
+        if self._error is not None:
+            raise self._error
+
+    async def pieces(self) -> AsyncIterator[Piece]:
+        """What is generated, as it comes, to the end; raises what ends it early."""
+        while True:
+            await self._wait()
+            ready, self._ready = self._ready, []
+            for piece in ready:
+                yield piece
+            if self._error is not None:
+                raise self._error
+            if self._ended and not self._ready:
+                return
+
+    async def _wait(self) -> None:
+        # Bounded: at the request's deadline the alarm of ``Completing.begin`` ends it.
+        while not (self._ready or self._ended or self._error):
+            self._news.clear()
+            await self._news.wait()
+
+    def came(self, pieces: list[Piece], ended: bool) -> None:
+        """A turn is over."""
+        self._ready += pieces
+        self._ended = ended
+        self._news.set()
+
+    def fail(self, error: BaseException) -> None:
+        """Nothing more will come, or nobody waits for it; the first reason given stays."""
+        if not self._ended and self._error is None:
+            self._error = error
+        self._nobody_waits.set()
+        self._news.set()
+
+    def turn(self, clock: Callable[[], float], turn_s: float) -> _Turn:
+        """Generate for so long: the pieces, and whether nothing follows them."""
+        until_s = clock() + turn_s
+        made: list[Piece] = []
+        if self._generation is None and not self._nobody_waits.is_set():
+            self._generation = self._start()
+        while not self._nobody_waits.is_set():
+            piece = self.generation.next()
+            if piece is None:
+                return joined(made), True
+            made.append(piece)
+            if clock() >= until_s:
+                return joined(made), False
+        return [], True
+
+
+class Completing:
+    """Runs completions by turns; used by the event loop's thread.
+
+    The release is taken in the first turn of a request, which keeps to it whatever is swapped
+    meanwhile: one that waited is answered by the newest.
+    """
+
+    def __init__(self, executor: Executor, limits: HttpLimits, clock: Callable[[], float]) -> None:
+        """``clock``: monotonic seconds; ``executor`` has the model's one thread."""
+        self._executor = executor
+        self._limits = limits
+        self._clock = clock
+        self._turns: Turns[Running] = Turns(limits.running_completions)
+        self._on_turn: tuple[Running, asyncio.Future[_Turn]] | None = None
+        self._waiting = 0
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for their completions."""
+        return self._waiting
+
+    @contextlib.asynccontextmanager
+    async def begin(
+        self,
+        request: Request,
+        choice: Choice,
+        start: Callable[[Holding], Generation],
+        deadline_s: float,
+    ) -> AsyncIterator[Running]:
+        """Completions of a request from their first token on; leaving the block ends them.
+
+        ``start`` runs on the model's thread. ``deadline_s`` is an instant of the event loop's
+        clock. The body of ``request`` must have been read. Raises ``Refused``: 503 before the first
+        release or the one that is wished for, 409 for a wish that will not come true here, 429 when
+        too many wait, 504 at the deadline, 500 when the model fails, whatever ``start`` refuses.
+        """
+        if self._waiting >= self._limits.waiting_requests:
+            raise too_many(self._waiting)
+        self._waiting += 1
+        try:
+            await until_possible(request, choice)
+            async with disconnection(request) as gone:
+                running = Running(lambda: start(choice.holding()))
+                gone.add_done_callback(lambda _: self._end(running, client_gone()))
+                alarm = asyncio.get_running_loop().call_at(
+                    deadline_s, self._end, running, over_time(self._limits.request_s)
+                )
+                self._turns.add(running)
+                self._start_turn()
+                try:
+                    await running.begun()
+                    yield running
+                finally:
+                    alarm.cancel()
+                    self._end(running, client_gone())
+        finally:
+            self._waiting -= 1
+
+    def _end(self, running: Running, why: Refused) -> None:
+        running.fail(why)
+        self._turns.remove(running)
+        if self._on_turn is not None and self._on_turn[0] is running:
+            # Its last token may still be under way; what comes next waits behind that.
+            self._on_turn[1].cancel()
+
+    def _start_turn(self) -> None:
+        if self._on_turn is not None:
+            return
+        running = self._turns.next()
+        if running is None:
+            return
+        loop = asyncio.get_running_loop()
+        turn = loop.run_in_executor(self._executor, running.turn, self._clock, self._limits.turn_s)
+        self._on_turn = running, turn
+        turn.add_done_callback(partial(self._turn_over, running))
+
+    def _turn_over(self, running: Running, turn: asyncio.Future[_Turn]) -> None:
+        self._on_turn = None
+        if not turn.cancelled():
+            error = turn.exception()
+            if error is not None:
+                running.fail(error)
+                self._turns.remove(running)
+            else:
+                pieces, ended = turn.result()
+                running.came(pieces, ended)
+                if ended:
+                    self._turns.remove(running)
+        self._start_turn()

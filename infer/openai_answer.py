@@ -1,0 +1,94 @@
+"""Completions as the OpenAI dialect writes them, whole and piece by piece."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+
+from gradmq.infer.completing import Running
+from gradmq.infer.generate import Piece, joined
+from gradmq.infer.node_api import NodeApi
+from gradmq.infer.serving import Holding
+
+
+@dataclass(slots=True)
+class Answer:
+    """One request's answer: what all of its pieces say, and what they come to together."""
+
+    node: NodeApi
+    running: Running
+    choices: int
+    created: int
+    """Unix time, seconds."""
+    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    completion_tokens: int = 0
+
+    async def whole(self) -> dict[str, object]:
+        """All of it at once."""
+        pieces = [piece async for piece in self.running.pieces()]
+        self.completion_tokens = sum(piece.completion_tokens for piece in pieces)
+        choices = [_choice(piece) for piece in joined(pieces)]
+        return self._object(choices) | {"usage": self._usage()} | self._metadata()
+
+    async def chunks(self, include_usage: bool) -> AsyncIterator[dict[str, object]]:
+        """Piece by piece; the first and the last name the release.
+
+        With ``include_usage`` the last one holds the usage, and no choice.
+        """
+        usage = {"usage": None} if include_usage else {}
+        is_first, finished = True, 0
+        async for piece in self.running.pieces():
+            self.completion_tokens += piece.completion_tokens
+            if not piece.text and not piece.finish_reason:
+                continue
+            finished += piece.finish_reason is not None
+            is_last = finished == self.choices and not include_usage
+            chunk = self._object([_choice(piece)]) | usage
+            yield chunk | self._metadata() if is_first or is_last else chunk
+            is_first = False
+        if include_usage:
+            yield self._object([]) | {"usage": self._usage()} | self._metadata()
+
+    def _object(self, choices: list[dict[str, object]]) -> dict[str, object]:
+        return {
+            "id": self.id,
+            "object": "text_completion",
+            "created": self.created,
+            "model": self.node.job_name,
+            # The dialect's word for what a seed's promise holds within: here, one release.
+            "system_fingerprint": f"release-{self.running.generation.holding.release.number}",
+            "choices": choices,
+        }
+
+    def _usage(self) -> dict[str, int]:
+        prompt_tokens = self.running.generation.prompt_tokens
+        return {
+            "prompt_tokens": prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "total_tokens": prompt_tokens + self.completion_tokens,
+        }
+
+    def _metadata(self) -> dict[str, object]:
+        return {"metadata": release_metadata(self.node, self.running.generation.holding)}
+
+
+def release_metadata(node: NodeApi, holding: Holding) -> dict[str, str]:
+    """The release as answers name it.
+
+    Strings only: strict clients fail a whole answer over any other value here.
+    """
+    return {
+        "release": str(holding.release.number),
+        "versions": holding.release.versions_text(),
+        "age_ms": node.age_ms(holding),
+    }
+
+
+def _choice(piece: Piece) -> dict[str, object]:
+    return {
+        "index": piece.choice,
+        "text": piece.text,
+        "finish_reason": piece.finish_reason,
+        "logprobs": None,
+    }

@@ -1,0 +1,56 @@
+"""How the next token is chosen from a model's logits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+#: Enough to see what a model has learned, and soon there.
+DEFAULT_MAX_TOKENS = 64
+
+#: Seeds are taken modulo this; numpy's generators take no negative ones.
+_SEEDS = 2**64
+
+Logits = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are chosen, and when to stop."""
+
+    max_tokens: int = DEFAULT_MAX_TOKENS
+    temperature: float = 1.0
+    """0 always takes the likeliest token."""
+    top_p: float = 1.0
+    """Only the likeliest tokens whose probabilities reach this sum are drawn from."""
+    seed: int | None = None
+    """None draws another text each time."""
+    stop: tuple[str, ...] = ()
+    """The text ends before the first of these that appears."""
+
+
+def chance(seed: int | None) -> np.random.Generator:
+    """Numbers for ``choose``: the same for the same seed, others each time without one."""
+    return np.random.Generator(np.random.PCG64(None if seed is None else seed % _SEEDS))
+
+
+def choose(logits: Logits, sampling: Sampling, drawn: np.random.Generator) -> int:
+    """One token by finite logits (V,) of float32; takes at most one number from ``drawn``."""
+    if sampling.temperature == 0:
+        return int(logits.argmax())
+    # Shifted first: a temperature near 0 would overflow, and only differences matter.
+    weights = np.exp((logits - logits.max()).astype(np.float64) / sampling.temperature)
+    order = None
+    if sampling.top_p < 1:
+        order = np.argsort(-weights, kind="stable")
+        weights = weights[order]
+        before = np.cumsum(weights) - weights
+        # The fewest whose sum reaches top_p; at least the likeliest stays.
+        weights = weights[: max(1, np.searchsorted(before, sampling.top_p * weights.sum()))]
+    sums = np.cumsum(weights)
+    place = int(np.searchsorted(sums, drawn.random() * sums[-1], side="right"))
+    # Rounding may lead past the end, or onto what cannot be drawn there.
+    place = min(place, int(weights.nonzero()[0][-1]))
+    return place if order is None else int(order[place])
