@@ -8,7 +8,7 @@ A release is a version vector, not a cut through pushes.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gradmq.wire.messages import (
     Label,
@@ -43,6 +43,8 @@ class _Open:
     deadline: float
     requests: list[_Request]
     entries: dict[int, ManifestEntry] = field(default_factory=dict)
+    applied_at: float | None = None
+    """When the last update in it was applied, of those that the shards told of."""
     saved: dict[int, Saved] = field(default_factory=dict)
     """By shard: those that have written it before the last one has labelled."""
 
@@ -176,13 +178,17 @@ class Releases:
         if release is None or message.release != release.number or message.shard >= self._shards:
             return []
         release.entries[message.shard] = ManifestEntry(version=message.version, crc=message.crc)
+        if message.since_applied_s is not None:
+            applied_at = now - message.since_applied_s
+            release.applied_at = max(applied_at, release.applied_at or applied_at)
         if len(release.entries) < self._shards:
             return []
         entries = tuple(release.entries[shard] for shard in range(self._shards))
         self._labelled_versions = versions = tuple(entry.version for entry in entries)
         self._open = None
         self.manifest = Manifest(release=release.number, shards=entries)
-        effects: list[ReleaseEffect] = [Close(self.manifest)]
+        since_s = None if release.applied_at is None else now - release.applied_at
+        effects: list[ReleaseEffect] = [Close(replace(self.manifest, since_applied_s=since_s))]
         effects += self._answer([r for r in release.requests if not r.save], release.number)
         if release.save:
             # A save that another one overtakes is answered by the newer: it holds more.

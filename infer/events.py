@@ -12,8 +12,8 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from gradmq import strict_json
+from gradmq.exposition import Histogram
 from gradmq.infer.control import described
-from gradmq.infer.exposition import Histogram
 from gradmq.infer.measures import Measures
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.refusal import RETRY_AFTER_S, Refused

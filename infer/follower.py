@@ -36,6 +36,9 @@ class FollowedRelease:
     """(incarnation, version) of every shard."""
     age_s: float
     """Seconds since this follower last heard that this release is the newest."""
+    since_applied_s: float | None = None
+    """Seconds since a shard applied the last update in it; None if this follower was not there when
+    the release closed."""
 
 
 class Follower:
@@ -196,7 +199,8 @@ class Follower:
     def _describe(self, release: Release) -> FollowedRelease:
         with self._io.lock:
             age_s = self._io.age_s(release.number)
-        return FollowedRelease(release.number, release.versions, age_s)
+            since_applied_s = self._io.since_applied_s(release.number)
+        return FollowedRelease(release.number, release.versions, age_s, since_applied_s)
 
     def _wait(self, ready: Callable[[], bool], timeout_s: float) -> bool:
         """Wait with the lock held; looks at ``ready`` at least twice a second."""

@@ -43,6 +43,8 @@ class Measures:
         self.batch_rows = Histogram(_SIZES)
         self.batch_requests = Histogram(_SIZES)
         self.swaps = Stage()
+        self.applied_to_servable = Histogram(_SECONDS)
+        """From the last update in a release to the instant at which the release may answer."""
         self.newest_release = 0
         """The newest that came whole to this node, served or not."""
 

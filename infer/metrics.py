@@ -57,6 +57,10 @@ class Metrics:
         yield one("gradmq_releases_skipped_total", "counter", text, found.turned_down, **model)
         text = "Time to make a release ready and to swap it in."
         yield summary("gradmq_swap_seconds", text, measures.swaps, model)
+        text = "From the last update in a release, applied on a shard, to when it may answer here."
+        yield histogram(
+            "gradmq_applied_to_servable_seconds", text, measures.applied_to_servable, model
+        )
 
     def _requests(self) -> Iterator[Family]:
         measures, model = self._measures, self._model

@@ -25,16 +25,14 @@ from gradmq.infer.measures import Measures
 from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
+from gradmq.infer.swapping import Swapper
 from gradmq.job import Job
 from gradmq.security.token import read_token
 
 log = logging.getLogger(__name__)
 
-#: A release is looked for at least this often; the stream's thread wakes the wait earlier.
-FOLLOW_S = 0.25
-
 #: Gives a node its releases until stopped, in a thread of its own; is told the node's URL.
-Source = Callable[[Serving, Measures, str, Callable[[], bool]], None]
+Source = Callable[[Swapper, str, Callable[[], bool]], None]
 
 
 def serve(
@@ -81,7 +79,7 @@ def serve(
 
         def take() -> None:
             try:
-                source(serving, measures, url, stopped.is_set)
+                source(Swapper(serving, measures), url, stopped.is_set)
             except Exception as error:  # noqa: BLE001  (raised again in the main thread)
                 failure.append(error)
                 stopped.set()
@@ -112,7 +110,7 @@ def releases_of_run(
     ``watch`` is told the run's status about once a second.
     """
 
-    def follow(serving: Serving, measures: Measures, url: str, stopped: Callable[[], bool]) -> None:
+    def follow(swapper: Swapper, url: str, stopped: Callable[[], bool]) -> None:
         follower = Follower(
             job.model(),
             broker,
@@ -125,8 +123,7 @@ def releases_of_run(
         )
         try:
             follower.open(stopped)
-            guard = Guard(job.score, max_score_drop)
-            _swap_releases(follower, serving, measures, guard, stopped)
+            swapper.follow(follower, Guard(job.score, max_score_drop), stopped)
         finally:
             follower.close()
 
@@ -136,40 +133,9 @@ def releases_of_run(
 def one_release(release: ServedRelease) -> Source:
     """A release that is at hand; no other will come."""
 
-    def give(serving: Serving, measures: Measures, url: str, stopped: Callable[[], bool]) -> None:
-        measures.newest_release = release.number
-        serving.offer(release, time.monotonic())
+    def give(swapper: Swapper, url: str, stopped: Callable[[], bool]) -> None:
+        swapper.measures.newest_release = release.number
+        swapper.serving.offer(release, time.monotonic())
         log.info("serves release %d", release.number)
 
     return give
-
-
-def _swap_releases(
-    follower: Follower,
-    serving: Serving,
-    measures: Measures,
-    guard: Guard,
-    stopped: Callable[[], bool],
-) -> None:
-    seen = None
-    unfit = ""
-    while not stopped():
-        newest = follower.newest()
-        measures.newest_release = newest.number
-        if seen is None or newest.number > seen.number:
-            begun_s = time.monotonic()
-            seen, module = follower.module()
-            before, unfit = unfit, guard.why_unfit(module)
-            if unfit:
-                serving.turn_down(seen.number, unfit)
-                if not before:
-                    log.warning("skips release %d: it %s", seen.number, unfit)
-            else:
-                release = ServedRelease(seen.number, seen.versions, module)
-                serving.offer(release, time.monotonic() - seen.age_s)
-                measures.swaps.add(time.monotonic() - begun_s)
-                if seen.number == 1 or seen.number % 60 == 0 or before:
-                    log.info("serves release %d", seen.number)
-        else:
-            serving.heard_newest(newest.number, time.monotonic() - newest.age_s)
-        follower.wait(seen, FOLLOW_S)

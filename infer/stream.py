@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,12 +58,20 @@ class FollowerThread(MemberThread):
         self._heard_newest_at: float | None = None
         self._on_status = on_status
         self._ask_status_at = 0.0
+        self._applied_at: tuple[int, float] | None = None
+        """The newest release that was heard to close, and when its last update was applied."""
 
     def age_s(self, release: int) -> float:
         """Time since this node last heard that ``release`` is the newest."""
         if self._heard_newest_at is None:
             return float("inf")
         return time.monotonic() - self._heard_newest_at if release else float("inf")
+
+    def since_applied_s(self, release: int) -> float | None:
+        """Time since the last update in ``release`` was applied, if it is known."""
+        if self._applied_at is None or self._applied_at[0] != release:
+            return None
+        return time.monotonic() - self._applied_at[1]
 
     def waiting_for(self) -> str:
         """Who this follower waits for, in words; "" once it has a release."""
@@ -126,6 +135,9 @@ class FollowerThread(MemberThread):
 
     def _on_manifest(self, manifest: Manifest, now: float) -> None:
         assert self.releases is not None
+        since_s = manifest.since_applied_s
+        if since_s is not None and math.isfinite(since_s):
+            self._applied_at = (manifest.release, now - since_s)
         self._take(self.releases.on_manifest(manifest))
         if self.newest is None:
             # A fresh follower does not wait for the next release: this one is still kept.

@@ -43,6 +43,8 @@ class TellBroker:
     """Effect: send this to the broker."""
 
     message: Labelled | AskRelease
+    applied_at: float | None = None
+    """Of a Labelled: when the last update in it was applied. What is sent says how long ago."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ import socket as sockets
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import zmq
@@ -49,6 +49,7 @@ from gradmq.security.gate import Gate
 from gradmq.security.keys import load_identity
 from gradmq.shared_memory import SharedMemory, fence
 from gradmq.wire.messages import (
+    AskRelease,
     Attach,
     Detach,
     Directory,
@@ -56,6 +57,7 @@ from gradmq.wire.messages import (
     Goodbye,
     Hello,
     Label,
+    Labelled,
     Message,
     Push,
     Query,
@@ -485,7 +487,7 @@ class PsNode:
                 case Publish():
                     self._listeners.publish(effect)
                 case TellBroker():
-                    link.send(self._broker, effect.message)
+                    link.send(self._broker, _as_of(effect, time.monotonic()))
                 case Save():
                     assert self._layout is not None and self._run_name is not None
                     self._saving.write(self._run_name, self._layout, effect.state)
@@ -495,3 +497,11 @@ class PsNode:
                 case Quarantined():
                     log.warning("%s is in quarantine: %s", effect.name, effect.why)
                     self._member.renew_soon(time.monotonic())
+
+
+def _as_of(effect: TellBroker, now: float) -> Labelled | AskRelease:
+    """The message as it leaves: it may have waited, for the journal or for a copy."""
+    message = effect.message
+    if isinstance(message, Labelled) and effect.applied_at is not None:
+        return replace(message, since_applied_s=now - effect.applied_at)
+    return message

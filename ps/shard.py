@@ -97,6 +97,8 @@ class Shard:
         self._seeder = 0
         self._release = 0
         self._floor = 0
+        self._applied_at: float | None = None
+        """When this life last changed the parameters."""
         self._durability = Durability(journalled, self.part.nbytes)
 
     # -- parameters: from the first to the last ---------------------------------------------------
@@ -349,8 +351,7 @@ class Shard:
             return self._rejected(push, "nonfinite"), elements
         except NormAboveLimit:
             return self._rejected(push, "norm"), elements
-        self._publications.on_change()
-        self._timing.on_apply(now)
+        self._on_change(now)
         verdict = Verdict(
             seq=push.seq,
             outcome="applied",
@@ -359,6 +360,11 @@ class Shard:
             staleness=staleness,
         )
         return verdict, elements
+
+    def _on_change(self, now: float) -> None:
+        self._applied_at = now
+        self._publications.on_change()
+        self._timing.on_apply(now)
 
     def _rejected(
         self, push: Push, reason: str, version: Version | None = None, staleness: int = 0
@@ -468,7 +474,7 @@ class Shard:
         labelled = Labelled(
             release=label.release, shard=self.part.index, version=self.version, crc=part.crc
         )
-        made: list[Effect] = [Publish(part), TellBroker(labelled)]
+        made: list[Effect] = [Publish(part), TellBroker(labelled, self._applied_at)]
         if label.save:
             self._durability.on_saved()
             made.append(Save(label.release, self.snapshot()))
@@ -479,8 +485,7 @@ class Shard:
         version = self.version[1] + 1
         self._parameters.install(contents.parameters, contents.optimizer, version)
         self._floor = version
-        self._publications.on_change()
-        self._timing.on_apply(now)
+        self._on_change(now)
         return self._durability.record(
             lambda: rollback(label.contents_of or 0, self.version, contents)
         )

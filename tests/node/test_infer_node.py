@@ -22,9 +22,9 @@ import gradmq
 from gradmq.config import InferSettings
 from gradmq.errors import GradmqError
 from gradmq.infer import node
-from gradmq.infer.measures import Measures
 from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.serving import Serving
+from gradmq.infer.swapping import Swapper
 from gradmq.run.saved import read_saved
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
@@ -74,9 +74,9 @@ def serving_node(
     up: queue.SimpleQueue[tuple[Serving, str]] = queue.SimpleQueue()
     failures: list[Exception] = []
 
-    def tell(serving: Serving, measures: Measures, url: str, stop: Callable[[], bool]) -> None:
-        up.put((serving, url))
-        source(serving, measures, url, stop)
+    def tell(swapper: Swapper, url: str, stop: Callable[[], bool]) -> None:
+        up.put((swapper.serving, url))
+        source(swapper, url, stop)
 
     def run() -> None:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -68,6 +69,27 @@ def close(
 
 def save(releases: Releases, release: int, shard: int, error: str = "") -> list[ReleaseEffect]:
     return releases.on_saved(Saved(release=release, shard=shard, error=error))
+
+
+def test_a_manifest_says_how_long_ago_the_last_update_in_it_was_applied_on_any_shard(
+    releases: Releases,
+) -> None:
+    releases.on_time(now=0.0, versions=V0)
+    releases.on_labelled(replace(labelled(1, 0, (1, 1)), since_applied_s=2.0), now=10.0)
+    (closed,) = releases.on_labelled(replace(labelled(1, 1, (1, 1)), since_applied_s=4.0), now=11.0)
+    told = manifest(1, ((1, 1), (1, 1)))
+    assert closed == Close(replace(told, since_applied_s=3.0))
+    assert releases.manifest == told, "who hears it later would be told a wrong time"
+
+
+def test_of_a_shard_that_applied_nothing_a_manifest_says_no_time(releases: Releases) -> None:
+    releases.on_time(now=0.0, versions=V0)
+    releases.on_labelled(labelled(1, 0, (1, 0)), now=10.0)
+    (closed,) = releases.on_labelled(replace(labelled(1, 1, (1, 1)), since_applied_s=4.0), now=11.0)
+    assert isinstance(closed, Close)
+    assert closed.manifest.since_applied_s == 4.0
+    releases.on_time(now=12.0, versions=V2)
+    assert close(releases, 2, V2) == [Close(manifest(2, V2))]
 
 
 # -- opening --------------------------------------------------------------------------------------

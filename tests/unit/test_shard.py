@@ -760,8 +760,20 @@ def test_a_label_publishes_the_present_version_as_a_release_and_tells_the_broker
     assert isinstance(part, Publication)
     assert (part.version, part.release) == ((1, 1), 5)
     assert vector(part) == [value - 1 for value in INITIAL]
-    assert effects[1:] == [TellBroker(Labelled(release=5, shard=0, version=(1, 1), crc=part.crc))]
+    told = Labelled(release=5, shard=0, version=(1, 1), crc=part.crc)
+    assert effects[1:] == [TellBroker(told, applied_at=0.0)]
     assert shard.release == 5
+
+
+def test_a_label_says_when_this_life_last_changed_the_parameters(shard: Shard) -> None:
+    def applied_at(release: int) -> float | None:
+        (told,) = (e for e in label(shard, release) if isinstance(e, TellBroker))
+        return told.applied_at
+
+    assert applied_at(1) is None
+    shard.on_push(push(1), now=3.0)
+    shard.on_push(push(1), now=4.0)
+    assert applied_at(2) == 3.0, "sent again, it was not applied again"
 
 
 def test_a_release_does_not_change_when_the_shard_goes_on(shard: Shard) -> None:

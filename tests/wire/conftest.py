@@ -6,6 +6,7 @@ A golden file is the frames of one message, each behind its length as four bytes
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -224,7 +225,7 @@ GOLDEN: dict[str, Message] = {
         }
     ),
     "goodbye": Goodbye(),
-    "labelled": Labelled(release=12, shard=1, version=(3, 41), crc=CRC),
+    "labelled": Labelled(release=12, shard=1, version=(3, 41), crc=CRC, since_applied_s=0.25),
     "saved": Saved(release=12, shard=1, error="no space left on device"),
     "evaluated": Evaluated(release=12, metrics={"bits_per_byte": 2.5, "accuracy": 0.875}),
     "ask_status": AskStatus(),
@@ -277,7 +278,7 @@ GOLDEN: dict[str, Message] = {
     "renewed": Renewed(serial=17, manifest=MANIFEST),
     "rejoin": Rejoin(),
     "label": Label(release=12, save=True, closed=11),
-    "manifest": MANIFEST,
+    "manifest": replace(MANIFEST, since_applied_s=0.5),
     "release_made": ReleaseMade(release=12, error="release 12 was abandoned"),
     "status": Status(status={"run": "demo", "shards": [{"index": 0, "live": True}], "loss": None}),
 }

@@ -352,6 +352,9 @@ class Labelled:
     shard: int
     version: Version
     crc: int
+    since_applied_s: float | None = None
+    """When this was sent, since the last update in that version was applied; None: none was in
+    this life of the shard."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -484,6 +487,9 @@ class Manifest:
     KIND: ClassVar = "manifest"
     release: int
     shards: tuple[ManifestEntry, ...]
+    since_applied_s: float | None = None
+    """When this was sent, since the last update in the release was applied; None: not known, or
+    the manifest is told again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
