@@ -138,6 +138,7 @@ class PsNode:
         self._directory: Directory | None = None
         self._addresses: tuple[str, ...] = ()
         self._newest_saved = 0
+        self._told_of_news = False
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError.
@@ -313,6 +314,7 @@ class PsNode:
             self._listeners.look_at_leaving(now)
             self._perform(self._shard.on_time(now, self._listeners.push_waiting))
             self._listeners.drop_if_too_much()
+            self._tell_of_news(self._shard, now)
         self._tell_of_saves()
         news = self._member.news(self._options.broker, time.monotonic())
         if news:
@@ -334,6 +336,13 @@ class PsNode:
         left = self._journal.close(JOURNAL_CLOSE_S)
         self._say_what_is_durable()
         return left
+
+    def _tell_of_news(self, shard: Shard, now: float) -> None:
+        """The broker waits for the first update after a label to begin the next release."""
+        has_news = shard.is_unlabelled
+        if has_news and not self._told_of_news:
+            self._member.renew_soon(now)
+        self._told_of_news = has_news
 
     def _tell_of_saves(self) -> None:
         for saved in self._saving.finished():

@@ -96,6 +96,7 @@ class Shard:
         self._lineage: tuple[tuple[int, int], ...] = ()
         self._seeder = 0
         self._release = 0
+        self._labelled_version: Version | None = None
         self._floor = 0
         self._applied_at: float | None = None
         """When this life last changed the parameters."""
@@ -116,6 +117,11 @@ class Shard:
     def release(self) -> int:
         """The newest release this shard has labelled."""
         return self._release
+
+    @property
+    def is_unlabelled(self) -> bool:
+        """True while the present version is newer than the last that was labelled in this life."""
+        return self.ready and self.version != self._labelled_version
 
     @property
     def optimizer_settings(self) -> dict[str, Any]:
@@ -471,6 +477,7 @@ class Shard:
             lambda: LabelledRecord(release=label.release, version=self.version)
         )
         part = self._publications.label(label)
+        self._labelled_version = self.version
         labelled = Labelled(
             release=label.release, shard=self.part.index, version=self.version, crc=part.crc
         )

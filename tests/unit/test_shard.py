@@ -765,6 +765,15 @@ def test_a_label_publishes_the_present_version_as_a_release_and_tells_the_broker
     assert shard.release == 5
 
 
+def test_a_shard_knows_whether_its_version_was_labelled(shard: Shard) -> None:
+    assert not new_shard().is_unlabelled
+    assert shard.is_unlabelled
+    label(shard, 1)
+    assert not shard.is_unlabelled
+    decide(shard, push(1))
+    assert shard.is_unlabelled
+
+
 def test_a_label_says_when_this_life_last_changed_the_parameters(shard: Shard) -> None:
     def applied_at(release: int) -> float | None:
         (told,) = (e for e in label(shard, release) if isinstance(e, TellBroker))
