@@ -26,6 +26,7 @@ from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.infer.swapping import Swapper
+from gradmq.infer.warm_up import warm_up
 from gradmq.job import Job
 from gradmq.security.token import read_token
 
@@ -77,9 +78,12 @@ def serve(
         log.info("answers at %s", url)
         link.say_if_open(host, bool(token))
 
+        def warm(release: ServedRelease) -> None:
+            executor.submit(warm_up, release, spec).result()
+
         def take() -> None:
             try:
-                source(Swapper(serving, measures), url, stopped.is_set)
+                source(Swapper(serving, measures, warm), url, stopped.is_set)
             except Exception as error:  # noqa: BLE001  (raised again in the main thread)
                 failure.append(error)
                 stopped.set()
@@ -135,7 +139,7 @@ def one_release(release: ServedRelease) -> Source:
 
     def give(swapper: Swapper, url: str, stopped: Callable[[], bool]) -> None:
         swapper.measures.newest_release = release.number
-        swapper.serving.offer(release, time.monotonic())
+        swapper.offer(release, time.monotonic())
         log.info("serves release %d", release.number)
 
     return give

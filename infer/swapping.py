@@ -23,9 +23,19 @@ TOLD_EVERY = 60
 class Swapper:
     """Offers releases to a ``Serving`` and measures what that took; belongs to one thread."""
 
-    def __init__(self, serving: Serving, measures: Measures) -> None:
+    def __init__(
+        self, serving: Serving, measures: Measures, warm_up: Callable[[ServedRelease], None]
+    ) -> None:
+        """``warm_up`` runs the first release once, and returns when that is done."""
         self.serving = serving
         self.measures = measures
+        self._warm_up = warm_up
+
+    def offer(self, release: ServedRelease, heard_newest_at_s: float) -> None:
+        """Serve this release if it is the newest; the first only once it is warm."""
+        if self.serving.newest() is None:
+            self._warm_up(release)
+        self.serving.offer(release, heard_newest_at_s)
 
     def follow(self, follower: Follower, guard: Guard, stopped: Callable[[], bool]) -> None:
         """Serve what comes and is fit, until ``stopped``; raises what ends the follower."""
@@ -54,7 +64,7 @@ class Swapper:
                 log.warning("skips release %d: it %s", taken.number, unfit)
             return taken
         release = ServedRelease(taken.number, taken.versions, module)
-        self.serving.offer(release, told_s - taken.age_s)
+        self.offer(release, told_s - taken.age_s)
         now = time.monotonic()
         self.measures.swaps.add(now - begun_s)
         is_news = before is None or before.versions != taken.versions
