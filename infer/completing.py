@@ -12,7 +12,7 @@ from functools import partial
 from starlette.requests import Request
 
 from gradmq.infer.choosing import Choice
-from gradmq.infer.generate import Generation, Piece, joined
+from gradmq.infer.generate import Generation, Piece
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.model_thread import disconnection, until_possible
 from gradmq.infer.refusal import Refused, client_gone, over_time, too_many
@@ -83,17 +83,11 @@ class Running:
     def turn(self, clock: Callable[[], float], turn_s: float) -> _Turn:
         """Generate for so long: the pieces, and whether nothing follows them."""
         until_s = clock() + turn_s
-        made: list[Piece] = []
-        if self._generation is None and not self._nobody_waits.is_set():
+        if self._nobody_waits.is_set():
+            return [], True
+        if self._generation is None:
             self._generation = self._start()
-        while not self._nobody_waits.is_set():
-            piece = self.generation.next()
-            if piece is None:
-                return joined(made), True
-            made.append(piece)
-            if clock() >= until_s:
-                return joined(made), False
-        return [], True
+        return self._generation.take(lambda: self._nobody_waits.is_set() or clock() >= until_s)
 
 
 class Completing:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from gradmq.infer.refusal import Refused, invalid, model_failed
 from gradmq.infer.sampling import Logits, Sampling, chance, choose
@@ -36,8 +36,8 @@ class Piece:
 class Generation:
     """The completions of one request, wholly on one release; belongs to the model's thread.
 
-    The release's model maps tokens (1, T) int64 to logits (1, T, V), with T up to
-    ``spec.context_tokens``. The same prompt, sampling with a seed, and release give the same text.
+    The release's model maps tokens (1, T) int64 to logits (1, T, V), as ``spec`` describes it. The
+    same prompt, sampling with a seed, and release give the same text.
     """
 
     def __init__(
@@ -51,16 +51,23 @@ class Generation:
         self.prompt_tokens = sum(map(len, encoded))
         self._pieces = self._choices(encoded)
 
-    def next(self) -> Piece | None:
-        """One more token, of one choice after another; None at the end of the last.
+    def take(self, enough: Callable[[], bool]) -> tuple[list[Piece], bool]:
+        """One token after another, at least one, until ``enough``; and whether nothing follows.
 
-        Raises ``Refused`` 500 if the model fails or its logits are no numbers.
+        The pieces are joined. Raises ``Refused`` 500 if the model fails or its logits are no
+        numbers.
         """
         import torch
 
         try:
+            # Entered once for many tokens: it takes as long as some operations of a small model.
             with torch.inference_mode():
-                return next(self._pieces, None)
+                made: list[Piece] = []
+                for piece in self._pieces:
+                    made.append(piece)
+                    if enough():
+                        return joined(made), False
+                return joined(made), True
         except Refused:
             raise
         except Exception as error:
@@ -104,29 +111,45 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
 
 
 class _Sight:
-    """What the model sees of one text while it grows."""
+    """What one release's model sees of one text while it grows.
+
+    A cache lives and dies in here: it can meet no other text and no other release's weights.
+    """
 
     def __init__(self, release: ServedRelease, spec: TextModel, tokens: Sequence[int]) -> None:
         self._number = release.number
-        self._model = cast("Callable[[torch.Tensor], torch.Tensor]", release.model)
+        self._model = cast("Callable[..., torch.Tensor]", release.model)
+        self._make_cache = spec.cache
         self._most = spec.context_tokens
         self._tokens = list(tokens[-self._most :])
+        self._cache: Any = None
 
     def add(self, token: int) -> None:
         """The text has this token more. One that outgrows the context begins anew with half."""
         self._tokens.append(token)
         if len(self._tokens) > self._most:
+            # A cache holds each token at its place: a text that moves by one needs a new one each
+            # time, one that moves by half only now and then.
             del self._tokens[: -max(1, self._most // 2)]
+            self._cache = None
 
     def logits(self) -> Logits:
-        """Logits (V,) of the next token; raises ``Refused`` 500 if they are no finite numbers."""
+        """Logits (V,) of the next token; raises ``Refused`` 500 if they are no finite numbers.
+
+        After the first call only once for each token added.
+        """
         import torch
 
-        tokens = torch.tensor([self._tokens], dtype=torch.int64)
-        last = self._model(tokens)[0, -1].detach().to("cpu", torch.float32)
-        logits: Logits = last.numpy()
+        if self._make_cache is None:
+            found = self._model(torch.tensor([self._tokens]))
+        elif self._cache is None:
+            self._cache = self._make_cache(self._model)
+            found = self._model(torch.tensor([self._tokens]), self._cache)
+        else:
+            found = self._model(torch.tensor([self._tokens[-1:]]), self._cache)
+        logits: Logits = found[0, -1].to("cpu", torch.float32).numpy()
         # NaN anywhere, an infinite one, or nothing but minus infinity all end in the maximum.
-        if not math.isfinite(logits.max()):
+        if not math.isfinite(logits[logits.argmax()]):
             raise Refused(500, f"release {self._number} gives logits that are not finite numbers")
         return logits
 

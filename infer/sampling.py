@@ -13,6 +13,9 @@ DEFAULT_MAX_TOKENS = 64
 #: Seeds are taken modulo this; numpy's generators take no negative ones.
 _SEEDS = 2**64
 
+#: The largest number below 1.
+_BELOW_1 = 1 - 2**-53
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -38,10 +41,13 @@ def chance(seed: int | None) -> np.random.Generator:
 
 def choose(logits: Logits, sampling: Sampling, drawn: np.random.Generator) -> int:
     """One token by finite logits (V,) of float32; takes at most one number from ``drawn``."""
+    likeliest = int(logits.argmax())
     if sampling.temperature == 0:
-        return int(logits.argmax())
+        return likeliest
     # Shifted first: a temperature near 0 would overflow, and only differences matter.
-    weights = np.exp((logits - logits.max()).astype(np.float64) / sampling.temperature)
+    weights = np.subtract(logits, logits[likeliest], dtype=np.float64)
+    weights /= sampling.temperature
+    np.exp(weights, out=weights)
     order = None
     if sampling.top_p < 1:
         order = np.argsort(-weights, kind="stable")
@@ -49,8 +55,9 @@ def choose(logits: Logits, sampling: Sampling, drawn: np.random.Generator) -> in
         before = np.cumsum(weights) - weights
         # The fewest whose sum reaches top_p; at least the likeliest stays.
         weights = weights[: max(1, np.searchsorted(before, sampling.top_p * weights.sum()))]
-    sums = np.cumsum(weights)
-    place = int(np.searchsorted(sums, drawn.random() * sums[-1], side="right"))
-    # Rounding may lead past the end, or onto what cannot be drawn there.
-    place = min(place, int(weights.nonzero()[0][-1]))
+    sums = weights.cumsum()
+    # The first sum above the point: what cannot be drawn adds nothing and is passed over. A point
+    # at the end itself, by rounding, belongs to the last that can.
+    point = drawn.random() * sums[-1]
+    place = int(sums.searchsorted(min(point, sums[-1] * _BELOW_1), side="right"))
     return place if order is None else int(order[place])

@@ -120,6 +120,14 @@ class TextModel:
     encode: Callable[[str], list[int]]
     decode: Callable[[Sequence[int]], str]
     context_tokens: int
-    """The largest T; of longer texts the model sees the end."""
+    """The largest T. Of longer texts the model sees the end; one that outgrows it while it is
+    generated goes on from its newest half."""
     sample_prompt: str = ""
     """Completed by the first and the last release of a run, to show what it has learned."""
+    cache: Callable[[Any], Any] | None = None
+    """``cache(model)`` makes an empty cache of keys and values, for one text.
+
+    The model is then called as ``model(tokens, cache)`` with only the tokens (1, T) that are not in
+    the cache yet, adds them, and returns their logits. Without it, the model gets the whole text
+    for each token.
+    """

@@ -77,13 +77,14 @@ def _judged_windows() -> Tensor:
 
 def serve() -> TextModel:
     """Text as UTF-8 bytes."""
-    from gradmq.jobs.lm_model import CONTEXT_BYTES
+    from gradmq.jobs.lm_model import CONTEXT_BYTES, Cache
 
     return TextModel(
         encode=encode,
         decode=decode,
         context_tokens=CONTEXT_BYTES,
         sample_prompt="def ",
+        cache=lambda model: Cache(),
     )
 
 
