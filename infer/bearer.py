@@ -12,6 +12,14 @@ from gradmq.infer.refusal import Refused
 #: Asked by who balances load or restarts nodes, and telling nothing of the model.
 OPEN_PATHS = frozenset({"/healthz", "/v2/health/live", "/v2/health/ready"})
 
+#: The page is the same for every node, and asks for the token itself.
+PAGE = "/page/"
+
+
+def is_open(path: str) -> bool:
+    """Whether a path is answered without the token."""
+    return path in OPEN_PATHS or path == "/" or path.startswith(PAGE)
+
 
 class Bearer:
     """Wraps the application: requests without the token are refused before anything is read."""
@@ -22,7 +30,7 @@ class Bearer:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        if scope["path"] in OPEN_PATHS or self._bears_it(scope):
+        if is_open(scope["path"]) or self._bears_it(scope):
             await self._app(scope, receive, send)
             return
         text = "this node asks for a token: send the header `authorization: Bearer TOKEN`"

@@ -142,7 +142,8 @@ class _Stream(Response):
         listen: Callable[[Tell, asyncio.Task[None]], Awaitable[None]],
         leave: Callable[[], None],
     ) -> None:
-        super().__init__(headers={"cache-control": "no-store"})
+        # A proxy that collects the events would take their point away.
+        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._listen = listen
         self._leave = leave

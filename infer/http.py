@@ -30,6 +30,7 @@ from gradmq.infer.node_api import NodeApi
 from gradmq.infer.node_status import NodeStatus
 from gradmq.infer.open_inference import OpenInference
 from gradmq.infer.openai import OpenAI
+from gradmq.infer.page import Page
 from gradmq.infer.refusal import Refused, quoted
 from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.serving import Serving
@@ -38,7 +39,7 @@ from gradmq.serve import TensorModel, TextModel
 
 _PATHS = (
     "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz, "
-    "/metrics, /gradmq/v1/status, /gradmq/v1/serving and /gradmq/v1/events"
+    "/metrics, /gradmq/v1/status, /gradmq/v1/serving, /gradmq/v1/events and, to browsers, /"
 )
 
 
@@ -89,6 +90,7 @@ def make_app(
         *NodeStatus(node, measures, lambda: waiting.waiting).routes(),
         *Metrics(node, measures, lambda: waiting.waiting).routes(),
         *Control(node).routes(),
+        *Page().routes(),
         *Events(node, measures, lambda: waiting.waiting, watch, stopping).routes(),
     ]
     app = Starlette(

@@ -291,7 +291,7 @@ def infer(
     config: Config = None,
     set_: Set = [],  # noqa: B006
 ) -> int:
-    """Serve a job's releases over HTTP: the newest, and the last few."""
+    """Serve a job's releases over HTTP, the newest and the last few, with a page for a browser."""
     from gradmq.process import StopFlag, run_role
 
     def main(stop: StopFlag) -> None:

@@ -485,7 +485,7 @@ def test_an_evaluation_and_an_address_are_told_at_once_and_once() -> None:
     plain.lines(figures)
     figures.update(busy_status(), 1.0)
     assert plain.lines(figures) == [
-        "[   1 s] infer-1 serves at http://127.0.0.1:8000",
+        "[   1 s] infer-1 serves at http://127.0.0.1:8000 (open it in a browser)",
         "[   1 s] release 2: bits_per_byte 3.021, the best so far",
     ]
     figures.update(busy_status(), 2.0)

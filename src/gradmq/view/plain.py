@@ -48,7 +48,8 @@ class PlainLines:
         for node in figures.infer:
             if node.url and node.url not in self._urls:
                 self._urls.add(node.url)
-                yield f"{words.printable(node.name)} serves at {words.printable(node.url)}"
+                who, url = words.printable(node.name), words.printable(node.url)
+                yield f"{who} serves at {url} (open it in a browser)"
         metric = figures.metric
         if metric is not None and metric.last.release != self._evaluated:
             self._evaluated = metric.last.release

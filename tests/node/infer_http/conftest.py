@@ -54,6 +54,7 @@ def running_node(
     max_age_s: float | None = None,
     measures: Measures | None = None,
     watch: RunWatch | None = None,
+    port: int = 0,
 ) -> Iterator[Node]:
     serving = Serving(keep)
     stop = threading.Event()
@@ -73,7 +74,7 @@ def running_node(
             watch=watch,
             stopping=stop.is_set,
         )
-        server = cleanup.enter_context(HttpServer(app, "127.0.0.1", 0))
+        server = cleanup.enter_context(HttpServer(app, "127.0.0.1", port))
         thread = threading.Thread(target=server.serve_until, args=(stop,))
         thread.start()
         cleanup.callback(thread.join)
