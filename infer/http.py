@@ -30,6 +30,7 @@ from gradmq.infer.node_api import NodeApi
 from gradmq.infer.node_status import NodeStatus
 from gradmq.infer.open_inference import OpenInference
 from gradmq.infer.openai import OpenAI
+from gradmq.infer.openapi import OpenApi
 from gradmq.infer.page import Page
 from gradmq.infer.refusal import Refused, quoted
 from gradmq.infer.run_watch import RunWatch
@@ -39,7 +40,8 @@ from gradmq.serve import TensorModel, TextModel
 
 _PATHS = (
     "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz, "
-    "/metrics, /gradmq/v1/status, /gradmq/v1/serving, /gradmq/v1/events and, to browsers, /"
+    "/metrics, /openapi.json, /gradmq/v1/status, /gradmq/v1/serving, /gradmq/v1/events and, to "
+    "browsers, /"
 )
 
 
@@ -92,6 +94,7 @@ def make_app(
         *Control(node).routes(),
         *Page().routes(),
         *Events(node, measures, lambda: waiting.waiting, watch, stopping).routes(),
+        *OpenApi(node).routes(),
     ]
     app = Starlette(
         routes=routes,

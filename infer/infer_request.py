@@ -127,7 +127,7 @@ def _outputs(
     header: Mapping[str, Any], spec: TensorModel, binary: bool
 ) -> tuple[WantedOutput, ...]:
     known = [tensor.name for tensor in spec.outputs]
-    if not header.get("outputs"):
+    if header.get("outputs") in (None, []):
         return tuple(WantedOutput(name, binary) for name in known)
     wanted: dict[str, WantedOutput] = {}
     for entry in _named_entries(header["outputs"], "outputs"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from importlib import metadata
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -19,6 +18,7 @@ from gradmq.infer.media import MediaReader
 from gradmq.infer.model_statistics import model_statistics
 from gradmq.infer.model_thread import until_possible
 from gradmq.infer.node_api import NodeApi
+from gradmq.infer.openapi import package_version
 from gradmq.infer.refusal import Refused, invalid, quoted
 from gradmq.serve import TensorModel, TensorSpec
 
@@ -68,7 +68,7 @@ class OpenInference:
     async def server_metadata(self, request: Request) -> Response:
         """Name and version of this server, and the extensions of the protocol that it speaks."""
         return json_response(
-            {"name": "gradmq", "version": _package_version(), "extensions": _EXTENSIONS}
+            {"name": "gradmq", "version": package_version(), "extensions": _EXTENSIONS}
         )
 
     async def live(self, request: Request) -> Response:
@@ -130,13 +130,16 @@ class OpenInference:
         """The one model, and the release that is held; with ``ready`` asked for, only if it is."""
         async with self._node.intake.body(request, self._node.deadline_s()) as body:
             asked = parse_json_object(body) if body else {}
+        only_ready = asked.get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise invalid(f"ready must be true or false, got {quoted(only_ready)}")
         release = self._node.serving.current()
         model = {"name": self._node.job_name, "version": "", "state": "UNAVAILABLE"}
         if release is None:
             model["reason"] = "waiting for the first release"
         else:
             model |= {"version": str(release.number), "state": "READY", "reason": ""}
-        listed = [] if release is None and asked.get("ready") is True else [model]
+        listed = [] if release is None and only_ready else [model]
         return Response(json.dumps(listed), media_type="application/json")
 
     async def statistics(self, request: Request) -> Response:
@@ -231,10 +234,3 @@ def _configured(tensor: TensorSpec, batches: bool) -> dict[str, object]:
         "data_type": f"TYPE_{triton}",
         "dims": list(tensor.shape[batches:]),
     }
-
-
-def _package_version() -> str:
-    try:
-        return metadata.version("gradmq")
-    except metadata.PackageNotFoundError:
-        return "unknown"

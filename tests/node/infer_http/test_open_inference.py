@@ -160,6 +160,8 @@ def test_the_current_version_may_be_named_and_no_other(sums_node: Any) -> None:
             rows() | {"outputs": [{"name": "sum", "parameters": {"classification": 2}}]},
             "'classification' of output 'sum'",
         ),
+        (rows() | {"outputs": {}}, "outputs must be a list, got {}"),
+        (rows() | {"outputs": False}, "outputs must be a list, got False"),
         (rows() | {"id": 7}, "id must be a string"),
         (rows() | {"prompt": "hello"}, "unknown field 'prompt'"),
     ],
@@ -192,6 +194,9 @@ def test_the_repository_lists_the_one_model_and_its_release(
     assert node.client.post(index).json() == [waiting]
     assert node.post(index, {"ready": True}).json() == []
     node.offer(7, lambda tensor: (tensor.sum(dim=1), tensor))
+    refused = node.post(index, {"ready": "yes"})
+    assert refused.status_code == 400
+    assert refused.json() == {"error": "ready must be true or false, got 'yes'"}
     ready = {"name": "sums", "version": "7", "state": "READY", "reason": ""}
     assert node.client.post(index).json() == [ready]
     assert node.post(index, {"ready": True}).json() == [ready]
