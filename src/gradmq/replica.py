@@ -25,6 +25,9 @@ from gradmq.wire.messages import Beacon, Fetch, Manifest, Publication, Version
 #: A fetch without answer for this long is repeated: its answer was dropped, or the shard restarted.
 FETCH_AGAIN_S = 5.0
 
+#: Releases may close so many times before the parts of one are here.
+MANIFESTS_KEPT = 8
+
 
 @dataclass(frozen=True, slots=True)
 class AskShard:
@@ -259,13 +262,21 @@ class Release:
 
 
 class Releases:
-    """Assembles releases out of a manifest and one labelled publication per shard (P2)."""
+    """Assembles releases out of a manifest and one labelled publication per shard (P2).
+
+    Where parts take longer to come than releases to follow each other, the newest is never whole
+    when the next one closes. So one that is begun stays wanted, whatever closes meanwhile, until it
+    is whole, a newer one is, or a shard has it no more; a shard is asked for one part at a time.
+    """
 
     def __init__(self, run: str, layout: Layout) -> None:
         self._run = run
         self._layout = layout
         self._parts: dict[int, dict[int, Publication]] = {}
-        self._manifest: Manifest | None = None
+        self._manifests: dict[int, Manifest] = {}
+        """The newest that were heard, and the one wanted; all newer than what is complete."""
+        self._wanted: int | None = None
+        """The release whose parts are fetched; among the manifests."""
         self._labelled = [0] * layout.shards
         self._fetching: dict[int, tuple[int, float]] = {}
         self.newest: Release | None = None
@@ -277,6 +288,8 @@ class Releases:
         if number is None or number <= self._have:
             return None
         self._parts.setdefault(number, {})[publication.shard] = publication
+        if self._fetching.get(publication.shard, (0, 0.0))[0] == number:
+            del self._fetching[publication.shard]
         self._labelled[publication.shard] = max(self._labelled[publication.shard], number)
         self._forget_all_but_two()
         return self._complete()
@@ -286,28 +299,32 @@ class Releases:
         self.newest_heard = max(self.newest_heard, manifest.release)
         if manifest.release <= self._have or len(manifest.shards) != self._layout.shards:
             return None
-        if self._manifest is None or manifest.release > self._manifest.release:
-            self._manifest = manifest
+        self._manifests[manifest.release] = manifest
+        if self._wanted is None:
+            self._wanted = manifest.release
+        for number in sorted(self._manifests)[:-MANIFESTS_KEPT]:
+            if number != self._wanted:
+                del self._manifests[number]
         return self._complete()
 
     def on_beacon(self, beacon: Beacon, now: float) -> AskShard | None:
-        """Fetch this shard's part of the manifest's release, if it should have come and did not."""
+        """Fetch this shard's part of the release wanted, if it should have come and did not."""
         self._labelled[beacon.shard] = max(self._labelled[beacon.shard], beacon.release)
-        manifest = self._manifest
-        if manifest is None or self._labelled[beacon.shard] < manifest.release:
+        if self._wanted is None or self._labelled[beacon.shard] < self._wanted:
             return None
-        return self._missing(beacon.shard, manifest.release, now)
+        return self._missing(beacon.shard, self._wanted, now)
 
     def missing(self, now: float) -> list[AskShard]:
-        """What to fetch for the newest manifest without waiting for beacons (a fresh follower)."""
-        if self._manifest is None:
+        """What to fetch for the release wanted without waiting for beacons (a fresh follower)."""
+        if self._wanted is None:
             return []
-        asks = (self._missing(i, self._manifest.release, now) for i in range(self._layout.shards))
+        asks = (self._missing(i, self._wanted, now) for i in range(self._layout.shards))
         return [ask for ask in asks if ask]
 
     def on_refused(self, shard: int) -> None:
-        """The shard has this release no more; the next manifest brings a newer one."""
+        """The shard has the release wanted no more: the newest is wanted now, or the next one."""
         self._fetching.pop(shard, None)
+        self._wanted = max(self._manifests, default=None)
 
     @property
     def _have(self) -> int:
@@ -316,31 +333,41 @@ class Releases:
     def _missing(self, shard: int, release: int, now: float) -> AskShard | None:
         if shard in self._parts.get(release, {}):
             return None
-        asked, since = self._fetching.get(shard, (0, 0.0))
-        if asked == release and now - since < FETCH_AGAIN_S:
+        if shard in self._fetching and now - self._fetching[shard][1] < FETCH_AGAIN_S:
             return None
         self._fetching[shard] = (release, now)
         return AskShard(shard, Fetch(run=self._run, layout=self._layout.hash, release=release))
 
     def _complete(self) -> Release | None:
-        manifest = self._manifest
-        if manifest is None or manifest.release <= self._have:
-            return None
-        parts = self._parts.get(manifest.release, {})
+        for number in sorted(self._manifests.keys() & self._parts.keys(), reverse=True):
+            if self._is_whole(self._manifests[number], self._parts[number]):
+                ordered = tuple(self._parts[number][i] for i in range(self._layout.shards))
+                self.newest = Release(number, ordered)
+                self._forget_what_is_complete()
+                return self.newest
+        return None
+
+    @staticmethod
+    def _is_whole(manifest: Manifest, parts: dict[int, Publication]) -> bool:
         for shard, entry in enumerate(manifest.shards):
             part = parts.get(shard)
             if part is None:
-                return None
+                return False
             if (part.version, part.crc) != (entry.version, entry.crc):
                 del parts[shard]  # of an incarnation that died with it: fetch the right one
-                return None
-        ordered = tuple(parts[shard] for shard in range(self._layout.shards))
-        self.newest = Release(manifest.release, ordered)
-        self._parts = {n: p for n, p in self._parts.items() if n > manifest.release}
-        return self.newest
+                return False
+        return True
+
+    def _forget_what_is_complete(self) -> None:
+        have = self._have
+        self._parts = {n: parts for n, parts in self._parts.items() if n > have}
+        self._fetching = {shard: f for shard, f in self._fetching.items() if f[0] > have}
+        self._manifests = {n: manifest for n, manifest in self._manifests.items() if n > have}
+        if self._wanted not in self._manifests:
+            self._wanted = max(self._manifests, default=None)
 
     def _forget_all_but_two(self) -> None:
         """Two releases may be under way (one closing, one labelled); older ones never complete."""
         for number in sorted(self._parts)[:-2]:
-            if self._manifest is None or number != self._manifest.release:
+            if number != self._wanted:
                 del self._parts[number]

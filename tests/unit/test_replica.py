@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gradmq.layout import Layout, Tensor
-from gradmq.replica import FETCH_AGAIN_S, AskShard, Release, Releases, Replica
+from gradmq.replica import FETCH_AGAIN_S, MANIFESTS_KEPT, AskShard, Release, Releases, Replica
 from gradmq.wire.messages import (
     Beacon,
     Fetch,
@@ -239,11 +239,62 @@ def test_a_part_without_answer_is_fetched_again(releases: Releases) -> None:
     assert len(releases.missing(now=FETCH_AGAIN_S)) == 2
 
 
-def test_a_newer_manifest_is_asked_for_at_once(releases: Releases) -> None:
+def test_what_was_asked_for_is_waited_for_though_newer_releases_close(releases: Releases) -> None:
+    releases.on_manifest(manifest(3, (1, 5), (1, 5)))
+    assert releases.missing(now=0.0) == [fetch(0, release=3), fetch(1, release=3)]
+    releases.on_manifest(manifest(4, (1, 6), (1, 6)))
+    assert releases.missing(now=0.1) == []
+    assert releases.on_publication(publication(0, (1, 5), release=3)) is None
+    assert releases.missing(now=0.2) == []
+    complete = releases.on_publication(publication(1, (1, 5), release=3))
+    assert complete is not None
+    assert complete.number == 3
+    assert releases.missing(now=0.3) == [fetch(0, release=4), fetch(1, release=4)]
+
+
+def test_releases_that_close_before_their_parts_are_here_are_taken_all_the_same(
+    releases: Releases,
+) -> None:
+    """A slow network: of each release the parts come when two newer ones have closed."""
+    taken = []
+    for number in range(1, 10):
+        releases.on_manifest(manifest(number, (1, number), (1, number)))
+        for shard in (0, 1):
+            part = publication(shard, (1, number - 2), release=number - 2)
+            release = releases.on_publication(part) if number > 2 else None
+            taken += [release.number] if release else []
+    assert taken == [1, 2, 3, 4, 5, 6, 7]
+
+
+def test_manifests_of_releases_that_never_come_do_not_pile_up(releases: Releases) -> None:
+    for number in range(1, 1000):
+        releases.on_manifest(manifest(number, (1, number), (1, number)))
+    assert len(releases._manifests) == MANIFESTS_KEPT + 1
+    for shard in (0, 1):
+        release = releases.on_publication(publication(shard, (1, 1), release=1))
+    assert release is not None, "the first was wanted, and stays so"
+
+
+def test_a_newer_release_that_is_whole_ends_the_wait_for_an_older_one(releases: Releases) -> None:
+    releases.on_manifest(manifest(3, (1, 5), (1, 5)))
+    releases.missing(now=0.0)
+    for shard in (0, 1):
+        releases.on_publication(publication(shard, (1, 6), release=4))
+    complete = releases.on_manifest(manifest(4, (1, 6), (1, 6)))
+    assert complete is not None
+    assert complete.number == 4
+    assert releases.missing(now=0.1) == []
+
+
+def test_what_a_shard_has_no_more_gives_way_to_the_newest(releases: Releases) -> None:
     releases.on_manifest(manifest(3, (1, 5), (1, 5)))
     releases.missing(now=0.0)
     releases.on_manifest(manifest(4, (1, 6), (1, 6)))
-    assert releases.missing(now=0.1) == [fetch(0, release=4), fetch(1, release=4)]
+    releases.on_manifest(manifest(5, (1, 7), (1, 7)))
+    releases.on_refused(1)
+    assert releases.missing(now=0.1) == [fetch(1, release=5)], "shard 0 has still to answer"
+    releases.on_publication(publication(0, (1, 5), release=3))
+    assert releases.missing(now=0.2) == [fetch(0, release=5)]
 
 
 def test_a_refused_part_is_asked_for_again_only_when_somebody_names_it(
