@@ -358,8 +358,13 @@ class Members:
         self._changed = True
         if member.shard is not None:
             self.departed_shards[member.shard] = member
-        elif member.role == "worker" or (member.lost and member.role in FOLLOWING):
+        elif member.role == "worker" or (member.lost and self._is_missed(member)):
             self.departed[member.name] = member
+
+    def _is_missed(self, follower: Member) -> bool:
+        """Unless one of its name is there: the same, started again before this lease ran out."""
+        live = {member.name for member in self.members.values()}
+        return follower.role in FOLLOWING and follower.name not in live
 
     @property
     def _horizon(self) -> int:

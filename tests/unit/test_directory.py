@@ -328,6 +328,15 @@ def test_a_goodbye_ends_a_session_at_once(members: Members) -> None:
     assert list(members.departed) == ["alice"]
 
 
+def test_a_follower_whose_name_is_there_again_is_not_missed(members: Members) -> None:
+    join(members, b"a", follower("watching"), now=NOW)
+    join(members, b"b", follower("other"), now=NOW)
+    later = NOW + 0.9 * LEASE_S
+    join(members, b"c", follower("watching"), now=later)
+    members.on_time(NOW + 1.1 * LEASE_S)
+    assert list(members.departed) == ["other"]
+
+
 def test_a_worker_that_comes_back_is_no_longer_departed(members: Members) -> None:
     join(members, b"a", worker("alice"))
     members.on_goodbye(b"a")

@@ -25,6 +25,7 @@ from gradmq.run.completion import Completions
 from gradmq.run.ending import Ending
 from gradmq.run.folder import RunFolder
 from gradmq.run.local import prepare_keys, start_broker, start_shards
+from gradmq.run.nodes import Nodes
 from gradmq.run.roles import THREAD_VARIABLES, RoleProcess, end_all, flags
 from gradmq.security.token import read_token
 from gradmq.view.screen import Screen
@@ -96,6 +97,7 @@ class _Run:
     status: dict[str, Any] = field(default_factory=dict)
     lost: dict[str, RoleFailed] = field(default_factory=dict)
     """Roles that ended badly, by name."""
+    nodes: Nodes | None = None
     broker_address: str = ""
 
     def look_at_roles(self) -> list[RoleFailed]:
@@ -256,10 +258,15 @@ def _start(run: _Run, restore: int | None, training: bool) -> None:
         log_file = logs / f"{name}.log"
         run.roles.append(RoleProcess(name, "gradmq.worker", arguments, log_file, threads))
     if run.job.serve is not None:
-        for i, name in enumerate(nodes):
-            port = settings.infer.port + i if settings.infer.port else 0
+
+        def start_node(name: str, port: int) -> RoleProcess:
             arguments = [job, *flags({"name": name, "port": port, **common})]
-            run.roles.append(RoleProcess(name, "gradmq.infer", arguments, logs / f"{name}.log"))
+            return RoleProcess(name, "gradmq.infer", arguments, logs / f"{name}.log")
+
+        for i, name in enumerate(nodes):
+            port = settings.infer.port
+            run.roles.append(start_node(name, port and port + i))
+        run.nodes = Nodes(start_node)
     if run.job.evaluate is not None and training:
         arguments = [job, address, str(folder.path)]
         log_file = logs / f"{EVALUATOR}.log"
@@ -317,6 +324,8 @@ def _watch(
             continue
         now = heard_at = time.monotonic()
         reason = ending.update(run.status, now)
+        for news in run.nodes.look(run.roles, run.status, now) if run.nodes else ():
+            screen.say(news)
         failures = run.look_at_roles()
         if not failures:
             for name in run.lost.keys() - told:
