@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,15 @@ import zmq
 
 from gradmq import link
 from gradmq.broker.directory import Member, Members, Tell
+from gradmq.broker.metrics import families, targets
 from gradmq.broker.releases import AnswerRelease, Begin, Close, ReleaseEffect, Releases
 from gradmq.broker.silence import Silence
 from gradmq.broker.status import compose
+from gradmq.config import MetricsSettings
 from gradmq.durable import next_incarnation, read_number, write_text
+from gradmq.exposition import Family
 from gradmq.memory_guard import MemoryGuard
+from gradmq.metrics_server import OwnedMetrics, Pages, metrics_page
 from gradmq.security.access import Access
 from gradmq.security.allow_list import AllowList
 from gradmq.security.gate import Gate
@@ -76,6 +80,7 @@ class BrokerOptions:
     """Sent to every member at join: optimizer, staleness, …"""
     keys: Path | None = None
     """The keys folder, or the broker's key file with the allow-list beside it."""
+    metrics: MetricsSettings = field(default_factory=MetricsSettings.model_construct)
 
 
 class BrokerNode:
@@ -90,6 +95,9 @@ class BrokerNode:
         """When the connections of revoked keys end, and for a moment everybody's."""
         self._evaluations: deque[Evaluated] = deque(maxlen=EVALUATIONS_KEPT)
         self._silence = Silence()
+        self._lost = 0
+        """Members whose lease ran out."""
+        self._metrics = OwnedMetrics(options.metrics, options.insecure, _pages)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Listen, write the address to ``broker/address`` in the state folder, and serve.
@@ -116,10 +124,11 @@ class BrokerNode:
             self._releases = Releases(options.shards, options.release_every_s, options.save_every_s)
             self._newest_release = options.state / "broker" / "newest-release"
             self._releases.on_known(read_number(self._newest_release))
+            self._metrics.open(stack)
             address = f"tcp://{options.advertise}:{port}"
             write_text(options.state / "broker" / "address", f"{address}\n")
             log.info("run %s: listening, members connect to %s", options.run, address)
-            guard = stack.enter_context(MemoryGuard(ALLOWED_BYTES))
+            guard = self._guard = stack.enter_context(MemoryGuard(ALLOWED_BYTES))
             came_round_at = time.monotonic()
             while not stopped():
                 readable = self._socket.poll(int(1000 * TICK_S))
@@ -131,6 +140,7 @@ class BrokerNode:
                 if readable:
                     self._receive_all()
                 self._on_time(time.monotonic())
+                self._metrics.give_if_asked(self._snapshot)
                 if guard.is_too_much():
                     log.error("%s: drops all connections", guard.trouble())
                     listener.close()
@@ -261,6 +271,7 @@ class BrokerNode:
         before = {m.peer: m for m in self._members.members.values()}
         self._tell(self._members.on_time(now))
         for peer in before.keys() - self._members.members.keys():
+            self._lost += 1
             log.warning("%s: lease ran out", before[peer].name)
         for news in self._silence.look(self._members.members.values(), now):
             log.warning("%s", news)
@@ -279,7 +290,15 @@ class BrokerNode:
             self._send(member.peer, Refused(reason="role", text=text))
 
     def status(self, now: float) -> dict[str, Any]:
-        return compose(self._members, self._releases, self._evaluations, now)
+        metrics = self._metrics.address
+        return compose(self._members, self._releases, self._evaluations, now, metrics)
+
+    def _snapshot(self) -> tuple[list[Family], bytes]:
+        members, releases = self._members, self._releases
+        found = list(families(members, releases, self._evaluations, self._lost))
+        found += self._guard.families()
+        where = targets(members.run, members.members.values(), self._metrics.address)
+        return found, where
 
     # -- effects ----------------------------------------------------------------------------------
 
@@ -313,3 +332,9 @@ class BrokerNode:
     def _send(self, peer: bytes, message: Message) -> None:
         # A peer that cannot be reached asks again, or its lease runs out.
         link.send(self._socket, message, prefix=[peer])
+
+
+def _pages(snapshot: tuple[list[Family], bytes]) -> Pages:
+    """In the thread that serves metrics."""
+    found, where = snapshot
+    return {**metrics_page(found), "/targets": ("application/json", where)}

@@ -91,6 +91,7 @@ class Releases:
     def __init__(self, shards: int, every_s: float, save_every_s: float) -> None:
         self.manifest: Manifest | None = None
         self.saved = 0
+        self.closed = 0
         self.abandoned = 0
         self._shards = shards
         self._every_s = every_s
@@ -186,6 +187,7 @@ class Releases:
         entries = tuple(release.entries[shard] for shard in range(self._shards))
         self._labelled_versions = versions = tuple(entry.version for entry in entries)
         self._open = None
+        self.closed += 1
         self.manifest = Manifest(release=release.number, shards=entries)
         since_s = None if release.applied_at is None else now - release.applied_at
         effects: list[ReleaseEffect] = [Close(replace(self.manifest, since_applied_s=since_s))]

@@ -12,14 +12,22 @@ from gradmq.wire.messages import Evaluated, Role
 
 
 def compose(
-    members: Members, releases: Releases, evaluations: Iterable[Evaluated], now: float
+    members: Members,
+    releases: Releases,
+    evaluations: Iterable[Evaluated],
+    now: float,
+    metrics: str = "",
 ) -> dict[str, Any]:
-    """All that is known of a run at this instant; plain values, ready for JSON."""
+    """All that is known of a run at this instant; plain values, ready for JSON.
+
+    ``metrics``: where this broker shows its own.
+    """
     manifest = releases.manifest
     return {
         "run": members.run,
         "phase": members.phase,
         "waiting_for": _waiting_for(members),
+        "metrics": metrics,
         "release": {
             "number": manifest.release if manifest else 0,
             "versions": [list(entry.version) for entry in manifest.shards] if manifest else [],
@@ -52,7 +60,7 @@ def _shard(members: Members, index: int, now: float) -> dict[str, Any]:
         return {"index": index, "incarnation": 0, "version": 0, "live": False, "applied": 0,
                 "rejected": {}, "parameter_bytes": 0, "pushed_bytes": 0, "lost_updates": 0,
                 "shared": 0, "waiting_for": "to join", "waiting_s": _since(members.began_at, now),
-                "host": "", "pid": 0, "addresses": [], "key": "",
+                "host": "", "pid": 0, "addresses": [], "metrics": "", "key": "",
                 "silent_s": 0.0}  # fmt: skip
     report = member.report
     tallies = report.get("workers", {}).values()
@@ -72,6 +80,7 @@ def _shard(members: Members, index: int, now: float) -> dict[str, Any]:
         "host": member.host,
         "pid": member.pid,
         "addresses": list(member.addresses) if live else [],
+        "metrics": report.get("metrics", "") if live else "",
         "key": member.key,
         "silent_s": _since(member.heard_at, now),
     }
@@ -107,6 +116,7 @@ def _workers(members: Members, now: float) -> list[dict[str, Any]]:
                 "skipped_nonfinite": report.get("skipped_nonfinite", 0),
                 "transport": report.get("transport", ""),
                 "torn_reads": report.get("torn_reads", 0),
+                "metrics": report.get("metrics", "") if name in live else "",
                 "waiting_for": report.get("waiting_for", ""),
                 "waiting_s": _since(member.waiting_since, now),
                 "host": member.host,

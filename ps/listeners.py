@@ -41,7 +41,7 @@ class Listeners:
         self._shard = shard
         self._identity = identity
         part = shard.part
-        self._memory = MemoryGuard(push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES)
+        self.memory = MemoryGuard(push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES)
         self._host = ""
         self.ports: Sequence[int] = ()
         self._leaving: list[tuple[int | None, zmq.MessageTracker]] = []
@@ -49,7 +49,7 @@ class Listeners:
 
     def listen(self, stack: ExitStack, host: str, ports: Iterable[int]) -> None:
         """Bind, 0 to any free port, and listen until the stack closes; raises SettingsError."""
-        stack.enter_context(self._memory)
+        stack.enter_context(self.memory)
         self._open = stack.enter_context(ExitStack())
         self._host = host
         self.ports = self._bind(ports, link.bind)
@@ -87,13 +87,13 @@ class Listeners:
         Nothing is lost that the protocol does not repeat: workers ask after their pushes, and
         readers are told by beacons what they missed.
         """
-        if not self._memory.is_too_much():
+        if not self.memory.is_too_much():
             return
-        log.error("%s: drops all connections", self._memory.trouble())
+        log.error("%s: drops all connections", self.memory.trouble())
         for socket in self.sockets:
             self._poller.unregister(socket)
         self._open.close()
-        if not self._memory.recover():
+        if not self.memory.recover():
             log.error("that did not help; it may hold more from now on")
         self.ports = self._bind(self.ports, link.bind_again)
 
@@ -108,6 +108,11 @@ class Listeners:
                 self._shard.on_readers(present)
             if present:
                 self._shard.on_subscriber()
+
+    @property
+    def leaving(self) -> int:
+        """Publications of newest versions that some reader's connection has not taken."""
+        return len(self._leaving)
 
     def publish(self, effect: Publish) -> None:
         """To all who subscribe to what it is."""

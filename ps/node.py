@@ -12,12 +12,13 @@ import socket as sockets
 import time
 from collections.abc import Callable, Collection, Iterable
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import zmq
 
 from gradmq import link
+from gradmq.config import MetricsSettings
 from gradmq.durable import exclusive, next_incarnation, remove_unfinished
 from gradmq.errors import (
     CheckpointError,
@@ -25,8 +26,10 @@ from gradmq.errors import (
     RemoteProtocolError,
     SettingsError,
 )
+from gradmq.exposition import Family, Stage
 from gradmq.layout import Layout
 from gradmq.membership import Membership
+from gradmq.metrics_server import OwnedMetrics, metrics_page
 from gradmq.ps import checkpoint
 from gradmq.ps.effects import Append, Effect, Publish, Quarantined, Reply, Save, TellBroker
 from gradmq.ps.guard import ShardGuard
@@ -35,6 +38,7 @@ from gradmq.ps.journal.records import Opened
 from gradmq.ps.journal.segments import journal_folder
 from gradmq.ps.journal.writer import JournalWriter
 from gradmq.ps.listeners import Listeners
+from gradmq.ps.metrics import families
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from
 from gradmq.ps.recovery import recover
@@ -113,6 +117,7 @@ class PsOptions:
     """How many of the newest stay on disk, and the journal since then; 0: all."""
     keys: Path | None = None
     """The keys folder, or this shard's key file."""
+    metrics: MetricsSettings = field(default_factory=MetricsSettings.model_construct)
 
 
 class PsNode:
@@ -139,6 +144,9 @@ class PsNode:
         self._addresses: tuple[str, ...] = ()
         self._newest_saved = 0
         self._told_of_news = False
+        self._pushes = Stage()
+        """Received and decided."""
+        self._metrics = OwnedMetrics(options.metrics, options.insecure, metrics_page)
 
     def run(self, stopped: Callable[[], bool]) -> None:
         """Join, serve, leave; raises JoinRefused, CheckpointError or SettingsError.
@@ -149,6 +157,7 @@ class PsNode:
         folder = checkpoint.shard_folder(options.state, options.shard)
         with exclusive(folder), ExitStack() as stack:
             remove_unfinished(folder)
+            self._metrics.open(stack)
             self._incarnation = next_incarnation(folder / "incarnation")
             self._recover()
             self._context = stack.enter_context(link.new_context())
@@ -316,6 +325,7 @@ class PsNode:
             self._listeners.drop_if_too_much()
             self._tell_of_news(self._shard, now)
         self._tell_of_saves()
+        self._metrics.give_if_asked(self._families)
         news = self._member.news(self._options.broker, time.monotonic())
         if news:
             log.warning("%s", news)
@@ -349,11 +359,19 @@ class PsNode:
             link.send(self._broker, saved)
 
     def _report(self) -> dict[str, object]:
+        where = {"metrics": self._metrics.address}
         if self._shard is None:
-            return {"waiting_for": "the layout"}
+            return {"waiting_for": "the layout", **where}
         options = self._options
         saved = checkpoint.saved_releases(options.state, options.shard)
-        return {**self._shard.report(time.monotonic()), "saved": saved}
+        return {**self._shard.report(time.monotonic()), "saved": saved, **where}
+
+    def _families(self) -> list[Family]:
+        shard, journal, now = self._shard, self._journal, time.monotonic()
+        listeners = self._listeners if shard is not None else None
+        index = self._options.shard
+        found = families(index, shard, listeners, self._saving, journal, self._pushes, now)
+        return list(found)
 
     def _receive_pushes(self, shard: Shard) -> None:
         began = now = time.monotonic()
@@ -366,11 +384,13 @@ class PsNode:
                 break
             if isinstance(message, Push):
                 self._perform(shard.on_push(message, now))
+                self._pushes.count += 1
             else:
                 log.warning("a %s on the gradient socket was ignored", message.KIND)
             now = time.monotonic()
             if now - began > LONGEST_PASS_S:
                 break
+        self._pushes.seconds += now - began
         self._perform(shard.take_verdicts())
 
     def _receive_control(self, shard: Shard) -> None:

@@ -5,13 +5,18 @@ Pure.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
+from typing import Literal
 
 from gradmq.ps.effects import Publish
 from gradmq.ps.optim import Vector
 from gradmq.ps.parameters import Parameters
 from gradmq.wire.codec import array_payload, payload_crc
 from gradmq.wire.messages import Label, Publication, Version
+
+#: On the stream of newest versions, as part of a release, or for one who asked.
+Kind = Literal["newest", "release", "fetched"]
 
 
 class Publications:
@@ -30,6 +35,9 @@ class Publications:
         self._copy: Publication | None = None
         """The present version in memory of its own, if somebody asked for it."""
         self._releases: dict[int, Publication] = {}
+        self.made: Counter[str] = Counter()
+        """By kind, and their payloads."""
+        self.made_bytes: Counter[str] = Counter()
 
     @property
     def version(self) -> Version:
@@ -44,10 +52,10 @@ class Publications:
         """The present version, from where it lies; a copy while an older one is still leaving."""
         self.newest = self.version
         if self._parameters.lent:
-            return Publish(self.copied())
+            return Publish(self._counted("newest", self.copied()))
         slot = self._parameters.slot
         self._parameters.lent.add(slot)
-        return Publish(self._of(self._parameters.values), slot)
+        return Publish(self._counted("newest", self._of(self._parameters.values)), slot)
 
     def in_ring(self) -> Publication:
         """That the present version is where its reader looks."""
@@ -59,6 +67,10 @@ class Publications:
             in_ring=True,
         )
 
+    def fetched(self) -> Publication:
+        """The present version for who asked for it."""
+        return self._counted("fetched", self.copied())
+
     def copied(self) -> Publication:
         """The present version in memory that nobody writes to."""
         if self._copy is None:
@@ -67,14 +79,20 @@ class Publications:
 
     def label(self, label: Label) -> Publication:
         """The present version as part of a release, which is kept; older ones but the closed go."""
-        part = replace(self.copied(), release=label.release)
+        part = self._counted("release", replace(self.copied(), release=label.release))
         self._releases = {n: p for n, p in self._releases.items() if n == label.closed}
         self._releases[label.release] = part
         return part
 
     def kept(self, release: int) -> Publication | None:
-        """Its part of a release, if it is kept still."""
-        return self._releases.get(release)
+        """Its part of a release for who asked for it, if it is kept still."""
+        part = self._releases.get(release)
+        return part and self._counted("fetched", part)
+
+    def _counted(self, kind: Kind, publication: Publication) -> Publication:
+        self.made[kind] += 1
+        self.made_bytes[kind] += sum(map(len, publication.payload))
+        return publication
 
     def _of(self, values: Vector) -> Publication:
         payload = array_payload(values)

@@ -89,7 +89,7 @@ class Shard:
         self._timing = PublishTiming()
         ring = ring or RingWriter(own_memory(self.part.size), self.part.size)
         self._parameters = Parameters(self.part.size, optimizer, ring, max_gradient_norm)
-        self._publications = Publications(run, index, layout.hash, incarnation, self._parameters)
+        self.publications = Publications(run, index, layout.hash, incarnation, self._parameters)
         self._quarantine = Quarantine(index)
         self._ring_segment = ring_segment
         self._sessions = Sessions(self.part.nbytes, push_budget_bytes)
@@ -157,7 +157,7 @@ class Shard:
 
     def snapshot(self) -> ShardState:
         """A copy of the whole state."""
-        payload = self._publications.copied().payload
+        payload = self.publications.copied().payload
         return ShardState(
             parameters=np.frombuffer(payload[0], np.float32) if payload else np.empty(0, "f4"),
             optimizer={name: vector.copy() for name, vector in self._parameters.state.items()},
@@ -369,7 +369,7 @@ class Shard:
 
     def _on_change(self, now: float) -> None:
         self._applied_at = now
-        self._publications.on_change()
+        self.publications.on_change()
         self._timing.on_apply(now)
 
     def _rejected(
@@ -411,11 +411,11 @@ class Shard:
         """Publish or send a beacon, if it is time to."""
         if not self.ready:
             return []
-        unpublished = self._publications.newest is None and self._timing.readers
+        unpublished = self.publications.newest is None and self._timing.readers
         attached = len(self._sessions.attached)
         if unpublished or self._timing.due(now, attached, push_waiting):
             self._timing.on_published(now)
-            return [self._publications.next()]
+            return [self.publications.next()]
         if self._timing.beacon_due(now):
             self._timing.on_beacon(now)
             return [Publish(self._beacon())]
@@ -438,7 +438,7 @@ class Shard:
             run=self.run,
             shard=self.part.index,
             version=self.version,
-            published=self._publications.newest or (self.incarnation, 0),
+            published=self.publications.newest or (self.incarnation, 0),
             release=self._release,
             last_seqs={s: self._sessions.rows[s].last_seq for s in self._sessions.attached},
         )
@@ -454,9 +454,9 @@ class Shard:
         if fetch.release is None:
             asker = self._sessions.attached.get(fetch.session or 0)
             if asker is not None and asker.slots:
-                return [Reply(peer, self._publications.in_ring())]
-            return [Reply(peer, self._publications.copied())]
-        kept = self._publications.kept(fetch.release)
+                return [Reply(peer, self.publications.in_ring())]
+            return [Reply(peer, self.publications.fetched())]
+        kept = self.publications.kept(fetch.release)
         if kept is None:
             text = f"release {fetch.release} is not kept any more"
             return [Reply(peer, Refused(reason="release", text=text))]
@@ -476,7 +476,7 @@ class Shard:
         effects += self._durability.record(
             lambda: LabelledRecord(release=label.release, version=self.version)
         )
-        part = self._publications.label(label)
+        part = self.publications.label(label)
         self._labelled_version = self.version
         labelled = Labelled(
             release=label.release, shard=self.part.index, version=self.version, crc=part.crc

@@ -25,6 +25,7 @@ from gradmq.wire.messages import Version
 from gradmq.worker.installer import Installer
 from gradmq.worker.node import WorkerThread
 from gradmq.worker.session import Answered
+from gradmq.worker.tally import Tally, WorkerStatistics
 
 if TYPE_CHECKING:
     import torch
@@ -96,14 +97,19 @@ class Worker:
         timeout: float = 30.0,
         *,
         keys: Path | str | None = None,
+        report: Callable[[], Mapping[str, Any]] = dict,
     ) -> None:
-        """``keys``: in a run with keys, the file with this worker's, whose name it then has; or the
-        folder with those of all, and ``name``. Raises SettingsError."""
+        """``report`` adds to what the broker's status shows of this member.
+
+        ``keys``: in a run with keys, the file with this worker's, whose name it then has; or the
+        folder with those of all, and ``name``. Raises SettingsError.
+        """
         if max_in_flight < 1:
             raise JobError(f"max_in_flight is {max_in_flight}; it must be at least 1")
         binding = self._binding = bound(model)
         self._address = address
         self._timeout_s = timeout
+        self._more_report = report
         identity = load_identity(keys, name or "", "worker")
         self._io = WorkerThread(
             address,
@@ -119,6 +125,7 @@ class Worker:
         self._owner_pid = os.getpid()
         self._handles: dict[tuple[int, int], PushHandle] = {}
         self._untaken: list[Answered] = []
+        self._tally = Tally()
         self._last_loss: float | None = None
         self._skipped_nonfinite = 0
         self._slot = 0
@@ -345,6 +352,27 @@ class Worker:
             for row, tensor in enumerate(self._binding.tensors)
         }
 
+    def statistics(self) -> WorkerStatistics:
+        """What this worker has counted until now; from any thread of its process."""
+        self._require_owner()
+        tally = self._tally
+        with self._io.lock:
+            session = self._io.session
+            return WorkerStatistics(
+                session=session.session if session else 0,
+                pushes=tally.pushes,
+                samples=self._samples,
+                skipped_nonfinite=self._skipped_nonfinite,
+                in_flight=session.in_flight if session else 0,
+                max_in_flight=session.max_in_flight if session else 0,
+                verdicts=dict(tally.verdicts),
+                waited_s=dict(tally.waited_s),
+                installed_after=tally.installed_after,
+                torn_reads=self._installer.torn_reads,
+                loss=self._last_loss,
+                quarantined=self._io.quarantined,
+            )
+
     # -- inside -----------------------------------------------------------------------------------
 
     @property
@@ -390,16 +418,18 @@ class Worker:
             with self._io.lock:
                 if self._io.session is not session:
                     continue  # fenced meanwhile; the next session has slots of its own
+                now = time.monotonic()
                 seq = session.push(
                     self._installer.versions,
                     payloads,
                     [None if s else crc for s, crc in zip(shared, crcs, strict=True)],
                     gradients.present,
-                    time.monotonic(),
+                    now,
                     loss,
                     samples,
                     slot,
                 )
+                self._tally.pushed(session.session, seq, now)
             self._samples += samples
             self._io.wake()
             return session.session, seq
@@ -435,15 +465,20 @@ class Worker:
             if ready_now():
                 return ""
             waiting_for = self._io.waiting_for()
-            if not self._io.wait_for(ready_now, timeout_s):
-                waiting_for = self._io.waiting_for()
-                if self._io.welcome is None:
-                    raise BrokerAway(
-                        f"broker {self._address} did not answer within {timeout_s:g} s; "
-                        f"{why_silent(self._io.identity)}; `gradmq broker` starts one"
-                    )
-                raise ShardAway(f"{what} waited {timeout_s:g} s for {waiting_for}")
-            return waiting_for
+            began = time.monotonic()
+            try:
+                is_over = self._io.wait_for(ready_now, timeout_s)
+            finally:
+                self._tally.waited_s[what] += time.monotonic() - began
+            if is_over:
+                return waiting_for
+            waiting_for = self._io.waiting_for()
+            if self._io.welcome is None:
+                raise BrokerAway(
+                    f"broker {self._address} did not answer within {timeout_s:g} s; "
+                    f"{why_silent(self._io.identity)}; `gradmq broker` starts one"
+                )
+            raise ShardAway(f"{what} waited {timeout_s:g} s for {waiting_for}")
 
     def _collect_and(self, ready: Callable[[], bool]) -> Callable[[], bool]:
         def check() -> bool:
@@ -455,6 +490,7 @@ class Worker:
     def _collect(self) -> None:
         """Hand verdicts to the pushes that were made by hand; the lock is held."""
         for answer in self._io.answered:
+            self._tally.answered(answer)
             handle = self._handles.pop((answer.session, answer.seq), None)
             if handle is not None:
                 handle._answer = answer
@@ -470,6 +506,9 @@ class Worker:
     def _install(self) -> None:
         """Raises ShardAway if parameters cannot be read whole: then nothing is pushed."""
         self._installer.install(lambda ready: self._wait(ready, self._timeout_s, "fetch"))
+        if self._tally.has_landing:
+            with self._io.lock:
+                self._tally.installed(self._installer.versions, time.monotonic())
 
     def _report(self) -> dict[str, Any]:
         """For the broker's status; called by the network thread, with the lock held."""
@@ -485,6 +524,7 @@ class Worker:
             "transport": self._io.transport,
             "torn_reads": self._installer.torn_reads,
             "waiting_for": self._io.waiting_for() or self._waiting_for_program(now),
+            **self._more_report(),
         }
 
     def _waiting_for_program(self, now: float) -> str:

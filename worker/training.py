@@ -11,9 +11,12 @@ from typing import Any
 
 import torch
 
+from gradmq.config import MetricsSettings
 from gradmq.errors import JobError, ShardAway
 from gradmq.job import Job, JobContext
+from gradmq.metrics_server import MetricsServer, metrics_page
 from gradmq.worker.client import Worker
+from gradmq.worker.metrics import families
 
 log = logging.getLogger(__name__)
 
@@ -32,18 +35,34 @@ def train(
     step_timeout_s: float,
     keys: Path | None,
     stopped: Callable[[], bool],
+    metrics: MetricsSettings,
+    insecure: bool,
 ) -> None:
     """Train until ``stopped``, or until the run asks its workers to finish.
 
-    Raises JobError if the job's own code fails, and what ``Worker`` raises.
+    Raises JobError if the job's own code fails, SettingsError if ``metrics`` cannot be shown, and
+    what ``Worker`` raises.
     """
     model = job.model()
     loss_function = loss_of(job)
     model.train()
-    worker = Worker(model, broker, name or None, max_in_flight, timeout=join_timeout_s, keys=keys)
-    worker.open(stopped)
+    worker = Worker(
+        model,
+        broker,
+        name or None,
+        max_in_flight,
+        timeout=join_timeout_s,
+        keys=keys,
+        report=lambda: {"metrics": server.address},
+    )
+    server = MetricsServer(
+        metrics,
+        insecure,
+        lambda: metrics_page(list(families(worker.name, worker.statistics()))),
+    )
     with ExitStack() as stack:
-        stack.push(worker)
+        stack.enter_context(server)
+        stack.push(worker.open(stopped))
         if stopped():
             return
         # Every session has a data order of its own: a worker that comes back repeats nothing.

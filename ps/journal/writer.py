@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 from gradmq.durable import sync_path
 from gradmq.errors import JournalError
+from gradmq.exposition import Stage
 from gradmq.failpoints import failpoint
 from gradmq.ps.journal.chain import Chain, End
 from gradmq.ps.journal.records import Opened, Record
@@ -42,6 +44,9 @@ class JournalWriter:
         self.error: JournalError | None = None
         """Set once, and then nothing more is written."""
         self._waiting: list[tuple[int, Record]] = []
+        self.synced = Stage()
+        """Writes of what had gathered, each with its sync; of the thread's."""
+        self.written_bytes = 0
         self._last = end.position
         """Of those that were handed over."""
         self._closing = False
@@ -59,6 +64,11 @@ class JournalWriter:
         """Everything up to this position is on disk."""
         return self._chain.durable
 
+    @property
+    def waiting(self) -> int:
+        """Records that were handed over and are not on disk."""
+        return self._last - self.durable
+
     def append(self, position: int, record: Record) -> None:
         """Have this written, soon; nobody may write to its payload before it is durable."""
         with self._changed:
@@ -72,7 +82,7 @@ class JournalWriter:
             self._closing = True
             self._changed.notify()
         self._thread.join(timeout_s)
-        return self._last - self.durable
+        return self.waiting
 
     # -- the thread -------------------------------------------------------------------------------
 
@@ -101,13 +111,17 @@ class JournalWriter:
             return batch
 
     def _write(self, batch: list[tuple[int, Record]]) -> None:
+        began_s = time.monotonic()
         buffers = self._chain.add(batch)
         failpoint("journal.before_write")
-        self._size += _write_all(self._file, buffers)
+        nbytes = _write_all(self._file, buffers)
+        self._size += nbytes
         failpoint("journal.after_write")
         _sync(self._file)
         failpoint("journal.after_sync")
         self._chain.on_synced()
+        self.synced.add(time.monotonic() - began_s)
+        self.written_bytes += nbytes
         if self._size >= SEGMENT_BYTES:
             os.close(self._file)
             self._open_segment()

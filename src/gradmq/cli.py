@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,6 +51,29 @@ Keys = Annotated[
 Insecure = Annotated[
     bool | None, Parameter(help="Listen beyond this host, though nothing is checked.", negative="")
 ]
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, slots=True)
+class MetricsFlags:
+    """Of the roles that have no HTTP but this."""
+
+    metrics_port: Annotated[
+        int | None, Parameter(help="Port of /metrics, for Prometheus; 0: any free one.")
+    ] = None
+    metrics_host: Annotated[
+        str | None, Parameter(help="Address of /metrics to listen on; default 127.0.0.1.")
+    ] = None
+    metrics_token_file: Annotated[
+        Path | None, Parameter(help="File (mode 0600) with a token that scrapers must bear.")
+    ] = None
+
+    def settings(self) -> dict[str, Any]:
+        """As keywords of ``_settings``."""
+        return {key.replace("_", "__", 1): value for key, value in asdict(self).items()}
+
+
+NO_METRICS = MetricsFlags()
 
 
 def _pairs(values: Sequence[str]) -> dict[str, str]:
@@ -147,6 +171,7 @@ def broker(
     advertise: Advertise = None,
     keys: Keys = None,
     insecure: Insecure = None,
+    metrics: MetricsFlags = NO_METRICS,
     state: State = Path("gradmq-state"),
     config: Config = None,
     set_: Set = [],  # noqa: B006
@@ -160,6 +185,7 @@ def broker(
         settings = _settings(
             config, set_, run__shards=shards, network__port=port, network__bind=bind,
             network__advertise=advertise, network__insecure=insecure, network__keys=keys,
+            **metrics.settings(),
         )  # fmt: skip
         network = settings.network
         options = BrokerOptions(
@@ -174,6 +200,7 @@ def broker(
             save_every_s=settings.run.save_every,
             settings=settings.told_to_members(),
             keys=network.keys,
+            metrics=settings.metrics,
         )
         BrokerNode(options).run(stop)
 
@@ -192,6 +219,7 @@ def ps(
     advertise: Advertise = None,
     keys: Keys = None,
     insecure: Insecure = None,
+    metrics: MetricsFlags = NO_METRICS,
     state: State = Path("gradmq-state"),
     restore_release: Annotated[
         int | None, Parameter(help="Start from this release; default: the newest on disk.")
@@ -208,6 +236,7 @@ def ps(
         settings = _settings(
             config, set_, network__bind=bind, network__advertise=advertise,
             network__insecure=insecure, network__keys=keys,
+            **metrics.settings(),
         )  # fmt: skip
         network = settings.network
         options = PsOptions(
@@ -222,6 +251,7 @@ def ps(
             restore_release=restore_release,
             kept_checkpoints=settings.ps.keep_checkpoints,
             keys=network.keys,
+            metrics=settings.metrics,
         )
         PsNode(options).run(stop)
 
@@ -236,6 +266,8 @@ def worker(
     name: Annotated[str, Parameter(help="Name of this worker; default: the broker's choice.")] = "",
     data: Annotated[str | None, Parameter(help="Folder with the job's data.")] = None,
     keys: Keys = None,
+    insecure: Insecure = None,
+    metrics: MetricsFlags = NO_METRICS,
     config: Config = None,
     set_: Set = [],  # noqa: B006
 ) -> int:
@@ -245,7 +277,10 @@ def worker(
     def main(stop: StopFlag) -> None:
         from gradmq.jobs import load
 
-        settings = _settings(config, set_, run__data=data, network__keys=keys)
+        settings = _settings(
+            config, set_, run__data=data, network__keys=keys, network__insecure=insecure,
+            **metrics.settings(),
+        )  # fmt: skip
         loaded = load(job)
         from gradmq.worker.training import train
 
@@ -260,6 +295,8 @@ def worker(
             settings.worker.step_timeout,
             settings.network.keys,
             stop,
+            settings.metrics,
+            settings.network.insecure,
         )
 
     return run_role("worker", main)

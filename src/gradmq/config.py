@@ -180,6 +180,24 @@ class InferSettings(_Section):
     )
 
 
+class MetricsSettings(_Section):
+    """`/metrics` of broker, shards and workers, for Prometheus."""
+
+    port: int | None = Field(
+        None, ge=0, le=65535,
+        description="HTTP port of the broker's `/metrics`; with `gradmq run` the shards' follow, "
+        "then the workers'; 0: any free ones; unset: none",
+    )  # fmt: skip
+    host: str = Field("127.0.0.1", description="HTTP address of `/metrics` to listen on")
+    token_file: PathHere | None = Field(
+        None, description="file (mode 0600) with a token that who asks for metrics must bear"
+    )
+
+    def port_after(self, others: int) -> int | None:
+        """Of the role that comes after so many others on one machine."""
+        return self.port + others if self.port else self.port
+
+
 class Settings(BaseModel):
     """All settings of a run."""
 
@@ -192,6 +210,7 @@ class Settings(BaseModel):
     ps: PsSettings = PsSettings.model_construct()
     network: NetworkSettings = NetworkSettings.model_construct()
     infer: InferSettings = InferSettings.model_construct()
+    metrics: MetricsSettings = MetricsSettings.model_construct()
 
     def told_to_members(self) -> dict[str, Any]:
         """What the broker sends to everyone who joins."""

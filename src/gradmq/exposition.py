@@ -41,10 +41,10 @@ class Histogram:
     def __post_init__(self) -> None:
         self.counts = [0] * (len(self.bounds) + 1)
 
-    def observe(self, value: float) -> None:
-        """Count one value."""
-        self.counts[bisect.bisect_left(self.bounds, value)] += 1
-        self.total += value
+    def observe(self, value: float, times: int = 1) -> None:
+        """Count one value, or so many of them."""
+        self.counts[bisect.bisect_left(self.bounds, value)] += times
+        self.total += value * times
 
     def samples(self, labels: Mapping[str, str]) -> Iterable[Sample]:
         """Of a family of kind histogram."""
@@ -75,7 +75,7 @@ class Stage:
 
 
 def one(
-    name: str, kind: Literal["counter", "gauge"], text: str, value: float, **labels: str
+    name: str, kind: Literal["counter", "gauge"], text: str, value: float, /, **labels: str
 ) -> Family:
     """A family with one sample."""
     return Family(name, kind, text, [("", labels, value)])

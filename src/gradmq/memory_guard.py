@@ -10,7 +10,10 @@ from __future__ import annotations
 import ctypes
 import os
 import time
+from collections.abc import Iterator
 from types import TracebackType
+
+from gradmq.exposition import Family, one
 
 #: Sockets are closed by libzmq's own threads, which take a moment to free what lay in them.
 FREED_WITHIN_S = 0.5
@@ -29,6 +32,7 @@ class MemoryGuard:
         """``allowed_bytes`` on top of what it holds when the guard is entered."""
         self._allowed_bytes = allowed_bytes
         self._statm: int | None = None
+        self._drops = 0
 
     def __enter__(self) -> MemoryGuard:
         # Open for good: when descriptors have run out too, it must still be readable.
@@ -64,11 +68,21 @@ class MemoryGuard:
         held, limit = self.held_bytes() >> 20, self._limit_bytes >> 20
         return f"holds {held} MiB of memory where {limit} are allowed"
 
+    def families(self, **labels: str) -> Iterator[Family]:
+        """For Prometheus."""
+        text = "Resident memory that is this process's own."
+        yield one("gradmq_memory_held_bytes", "gauge", text, self.held_bytes(), **labels)
+        text = "Above this, all connections are dropped."
+        yield one("gradmq_memory_limit_bytes", "gauge", text, self._limit_bytes, **labels)
+        text = "How often all connections were dropped because too much was held."
+        yield one("gradmq_memory_drops_total", "counter", text, self._drops, **labels)
+
     def recover(self) -> bool:
         """After sockets were closed: have what lay in them given back, in a moment.
 
         False if that did not help: then it was something else, and counts as allowed from now on.
         """
+        self._drops += 1
         deadline = time.monotonic() + FREED_WITHIN_S
         while True:
             _give_back()

@@ -18,8 +18,9 @@ START_WITHOUT_TORCH = ["gradmq", "gradmq.cli", "gradmq.broker.node", "gradmq.ps.
 
 
 @pytest.mark.parametrize("module", START_WITHOUT_TORCH)
-def test_starts_without_torch(module, root):
-    assert "torch" not in modules_loaded_by(f"import {module}", root)
+def test_starts_without_torch_and_without_a_web_server(module, root):
+    heavy = {"torch", "starlette", "uvicorn"}
+    assert not heavy & modules_loaded_by(f"import {module}", root)
 
 
 @pytest.mark.torch

@@ -30,6 +30,7 @@ LAYERS = {
     ],
     "pure role files": [
         "gradmq.broker.directory",
+        "gradmq.broker.metrics",
         "gradmq.broker.releases",
         "gradmq.broker.silence",
         "gradmq.broker.status",
@@ -48,7 +49,9 @@ LAYERS = {
         "gradmq.ps.publishing",
         "gradmq.ps.quarantine",
         "gradmq.ps.tally",
+        "gradmq.worker.metrics",
         "gradmq.worker.session",
+        "gradmq.worker.tally",
         "gradmq.infer.batch_former",
         "gradmq.infer.history",
         "gradmq.infer.measures",

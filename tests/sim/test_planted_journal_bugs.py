@@ -196,9 +196,9 @@ def a_rollback_keeps_the_copy_of_what_was_before(patch):
     original = Shard._roll_back
 
     def roll_back(self, *arguments):
-        kept = self._publications.copied()
+        kept = self.publications.copied()
         effects = original(self, *arguments)
-        self._publications._copy = replace(kept, version=self.version)
+        self.publications._copy = replace(kept, version=self.version)
         return effects
 
     patch.setattr(Shard, "_roll_back", roll_back)

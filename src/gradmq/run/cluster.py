@@ -96,7 +96,7 @@ class LocalCluster:
 
     def _start(self, folder: Path) -> None:
         settings = resolve({}, None, {}, {**self._settings, "run.shards": self._shards})
-        self._keys = settings.network.keys
+        self._keys, self._metrics = settings.network.keys, settings.metrics
         prepare_keys(self._keys, shards=self._shards)
         self._settings_file = folder / "settings.toml"
         folder.mkdir(parents=True, exist_ok=True)
@@ -106,7 +106,9 @@ class LocalCluster:
         self._roles["broker"], self._address = start_broker(
             folder, self._settings_file, "local", settings.network.port
         )
-        for role in start_shards(folder, self._settings_file, self._address, self._shards):
+        for role in start_shards(
+            folder, self._settings_file, self._address, self._shards, self._metrics
+        ):
             self._roles[role.name] = role
         deadline = time.monotonic() + READY_S
         while self.status()["phase"] == "waiting":
@@ -161,7 +163,10 @@ class LocalCluster:
         """Start a shard again, with the same command."""
         self._require_open()
         self._roles.pop(f"ps-{index}").close()
-        role = start_shard(self._state, self._settings_file, self._address, index)
+        port = self._metrics.port_after(1 + index)
+        role = start_shard(
+            self._state, self._settings_file, self._address, index, metrics_port=port
+        )
         self._roles[role.name] = role
 
     def _fetch(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from gradmq.config import MetricsSettings
 from gradmq.errors import RoleFailed
 from gradmq.run.roles import RoleProcess, flags
 from gradmq.security.access import ps_name
@@ -63,15 +64,29 @@ def start_broker(
 
 
 def start_shards(
-    folder: Path, settings: Path, broker: str, count: int, restore_release: int | None = None
+    folder: Path,
+    settings: Path,
+    broker: str,
+    count: int,
+    metrics: MetricsSettings,
+    restore_release: int | None = None,
 ) -> list[RoleProcess]:
     """Start one parameter server per shard, each with its checkpoints under ``folder``."""
-    return [start_shard(folder, settings, broker, i, restore_release) for i in range(count)]
+    return [
+        start_shard(folder, settings, broker, i, restore_release, metrics.port_after(1 + i))
+        for i in range(count)
+    ]
 
 
 def start_shard(
-    folder: Path, settings: Path, broker: str, index: int, restore_release: int | None = None
+    folder: Path,
+    settings: Path,
+    broker: str,
+    index: int,
+    restore_release: int | None = None,
+    metrics_port: int | None = None,
 ) -> RoleProcess:
+    """Start the parameter server of one shard."""
     arguments = flags(
         {
             "config": settings,
@@ -79,6 +94,7 @@ def start_shard(
             "state": folder / "checkpoints",
             "shard": index,
             "restore-release": restore_release,
+            "metrics-port": metrics_port,
         }
     )
     log = folder / "logs" / f"ps-{index}.log"

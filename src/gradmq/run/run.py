@@ -180,6 +180,7 @@ def _prepare_secrets(settings: Settings) -> None:
     """See to keys and token before anything is written; raises SettingsError."""
     workers, nodes = _names(settings.run)
     read_token(settings.infer.token_file)
+    read_token(settings.metrics.token_file)
     prepare_keys(settings.network.keys, settings.run.shards, workers, [*nodes, EVALUATOR])
 
 
@@ -250,11 +251,13 @@ def _start(run: _Run, restore: int | None, training: bool) -> None:
     broker, address = start_broker(folder.path, folder.settings, folder.name, settings.network.port)
     run.roles.append(broker)
     run.broker_address = address
-    run.roles += start_shards(folder.path, folder.settings, address, settings.run.shards, restore)
+    shards, metrics = settings.run.shards, settings.metrics
+    run.roles += start_shards(folder.path, folder.settings, address, shards, metrics, restore)
     threads = settings.worker.threads or max(1, (os.cpu_count() or 1) // max(1, workers))
     common = {"broker": address, "config": folder.settings}
-    for name in names[:workers]:
-        arguments = [job, *flags({"name": name, **common})]
+    for i, name in enumerate(names[:workers]):
+        port = metrics.port_after(1 + shards + i)
+        arguments = [job, *flags({"name": name, "metrics-port": port, **common})]
         log_file = logs / f"{name}.log"
         run.roles.append(RoleProcess(name, "gradmq.worker", arguments, log_file, threads))
     if run.job.serve is not None:

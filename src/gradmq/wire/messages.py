@@ -325,6 +325,9 @@ class Report:
     # of a follower
     age_s: float | None = None
     url: str = ""
+    # of a shard or a worker
+    metrics: str = ""
+    """HOST:PORT where it shows metrics over HTTP."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,53 +2,24 @@
 
 from __future__ import annotations
 
-import json
-import re
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.measures import Measures
 from gradmq.serve import TensorModel
+from scraping import alerts, check_dashboard, check_expression, families, scraped
 
 pytestmark = pytest.mark.torch
 
 DOCS = Path(__file__).parents[3] / "docs"
 INFER = "/v2/models/sums/infer"
 
-_NAME = r"[a-zA-Z_:][a-zA-Z0-9_:]*"
-_LABELS = rf'{_NAME}="(?:[^"\\\n]|\\["\\n])*"'
-_SAMPLE = re.compile(rf"({_NAME})(?:\{{({_LABELS}(?:,{_LABELS})*)\}})? (\S+)")
-
 
 def one_row(*values: float) -> dict[str, Any]:
     return {"inputs": [{"name": "rows", "datatype": "FP32", "shape": [1, 3], "data": list(values)}]}
-
-
-def scraped(text: str) -> dict[str, dict[str, float]]:
-    """Samples by name and labels; fails for what a scraper would not take."""
-    found: dict[str, dict[str, float]] = {}
-    kinds: dict[str, str] = {}
-    assert text.endswith("\n")
-    for line in text.splitlines():
-        if line.startswith("# TYPE "):
-            _, _, name, kind = line.split(" ")
-            assert name not in kinds, f"{name} comes twice"
-            kinds[name] = kind
-        elif not line.startswith("# HELP "):
-            match = _SAMPLE.fullmatch(line)
-            assert match is not None, line
-            family = list(kinds)[-1]
-            suffix = match[1].removeprefix(family)
-            allowed = {"histogram": ("_bucket", "_sum", "_count"), "summary": ("_sum", "_count")}
-            assert suffix in allowed.get(kinds[family], ("",)), line
-            series = found.setdefault(match[1], {})
-            assert match[2] not in series, line
-            series[match[2]] = float(match[3])
-    return found
 
 
 @pytest.fixture
@@ -159,38 +130,14 @@ def test_statistics_are_those_that_perf_analyzer_subtracts(asked_node: Any) -> N
 # What is built on the names.
 
 
-def families(text: str) -> set[str]:
-    return set(re.findall(r"^# TYPE (\S+)", text, re.MULTILINE))
-
-
-def unknown(expression: str, measured: set[str]) -> set[str]:
-    """Names in a PromQL expression that nobody measures."""
-    names = set(re.findall(r"\b(?:gradmq|nv)_[a-z_]+", expression))
-    return {n for n in names if not {n, re.sub(r"_(bucket|sum|count)$", "", n)} & measured}
-
-
 def test_the_dashboard_draws_only_what_is_measured(asked_node: Any) -> None:
-    measured = families(asked_node.client.get("/metrics").text)
-    board = json.loads((DOCS / "operations" / "grafana-dashboard.json").read_text())
-    expressions = [target["expr"] for panel in board["panels"] for target in panel["targets"]]
-    assert len(expressions) >= len(board["panels"]) > 5
-    for expression in expressions:
-        assert unknown(expression, measured) == set()
-        assert "gradmq_" in expression or "nv_" in expression
-        assert expression.count("(") == expression.count(")")
-    assert len({panel["id"] for panel in board["panels"]}) == len(board["panels"])
+    check_dashboard("grafana-dashboard.json", families(asked_node.client.get("/metrics").text))
 
 
 def test_the_alerts_ask_only_for_what_is_measured(asked_node: Any) -> None:
     measured = families(asked_node.client.get("/metrics").text)
-    rules = yaml.safe_load((DOCS / "operations" / "prometheus-alerts.yml").read_text())
-    (group,) = rules["groups"]
-    for rule in group["rules"]:
-        assert set(rule) <= {"alert", "expr", "for", "labels", "annotations"}
-        assert unknown(rule["expr"], measured) == set()
-        assert "gradmq" in rule["expr"]
-        assert rule["expr"].count("(") == rule["expr"].count(")")
-        assert rule["annotations"]["summary"]
+    for rule in alerts("gradmq-infer"):
+        check_expression(rule["expr"], measured)
 
 
 def test_the_page_lists_every_metric(asked_node: Any) -> None:
