@@ -34,13 +34,18 @@ class Parent:
 
     def await_word(self, word: str) -> dict[str, Any]:
         """What the parent says next, which must be this; raises WaitTimeout, RoleFailed."""
-        try:
-            heard = self._heard.get(timeout=SILENCE_S)
-        except queue.Empty:
-            raise WaitTimeout(f"waited {SILENCE_S:g} s for the parent to say {word!r}") from None
+        heard = self.await_any(word)
         if heard.pop("word") != word:
             raise RoleFailed(f"the parent did not say {word!r} but {heard}")
         return heard
+
+    def await_any(self, *words: str) -> dict[str, Any]:
+        """What the parent says next, its ``word`` included; one of these, or WaitTimeout."""
+        try:
+            return self._heard.get(timeout=SILENCE_S)
+        except queue.Empty:
+            wanted = " or ".join(map(repr, words))
+            raise WaitTimeout(f"waited {SILENCE_S:g} s for the parent to say {wanted}") from None
 
     def heard(self) -> bool:
         """True if the parent has said something that was not awaited yet."""
@@ -51,9 +56,11 @@ class Parent:
         sys.stdout.flush()
 
     def _listen(self) -> None:
-        for line in sys.stdin:
-            self._heard.put(json.loads(line))
-        _end(1)
+        try:
+            for line in sys.stdin:
+                self._heard.put(json.loads(line))
+        finally:  # also of a line that the parent did not live to finish
+            _end(1)
 
 
 def run(main: Callable[[Parent, dict[str, Any]], None]) -> None:

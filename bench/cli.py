@@ -136,6 +136,52 @@ def peers(
     return _shown(found, json_)
 
 
+@app.command
+def infer(
+    *parts: Annotated[
+        Literal["swaps", "servers", "beside", "batches", "freshness"],
+        Parameter(help="What to measure; default: all of it.", show_default=False),
+    ],
+    clients: Annotated[int, Parameter(help="Clients that ask at once.", validator=FROM_1)] = 32,
+    swaps: Annotated[
+        int, Parameter(help="Swaps that no request may notice.", validator=FROM_1)
+    ] = 1000,
+    pushes: Annotated[
+        int, Parameter(help="Updates whose way to an answer is timed.", validator=FROM_1)
+    ] = 50,
+    python: Annotated[
+        Path | None,
+        Parameter(help="A Python that has FastAPI and ray[serve]; default: this one."),
+    ] = None,
+    set_: Annotated[
+        list[str],
+        Parameter(
+            name="--set",
+            help="A setting of the run with busy workers, as KEY=VALUE; may be repeated.",
+            negative="",
+            consume_multiple=False,
+            show_default=False,
+        ),
+    ] = [],  # noqa: B006  (cyclopts reads the default, nobody writes to it)
+    seconds: Seconds = 8.0,
+    json_: Json = False,
+) -> int:
+    """How an inference node answers: while models are swapped, beside other servers, in batches."""
+    import sys
+
+    from gradmq.bench import machine, suite
+    from gradmq.bench.infer.parts import Chosen
+    from gradmq.bench.infer.parts import parts as all_parts
+
+    settings = dict(pair.partition("=")[::2] for pair in set_)
+    every = all_parts(
+        Chosen(seconds, clients, swaps, pushes, str(python or sys.executable), settings)
+    )
+    with _ended_by_signals():
+        found = suite.measure([every[part] for part in parts or every], suite.say_on_stderr)
+    return _shown({**machine.origin(), **found}, json_)
+
+
 @app.command(name="all")
 def everything(
     *,

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -25,6 +26,9 @@ from gradmq.run.roles import THREAD_VARIABLES
 
 Said = dict[str, Any]
 
+#: The folder of ``gradmq`` that this file belongs to, as it is imported here.
+PACKAGE = Path(__file__).parents[1]
+
 #: A process that was told to leave, or whose parent went away, has this long.
 LEAVE_S = 10.0
 
@@ -32,24 +36,35 @@ LEAVE_S = 10.0
 class Child:
     """One ``python -m MODULE`` that runs ``bench.child.run``."""
 
-    def __init__(self, name: str, module: str, spec: Mapping[str, Any], within: Sequence[str] = ()):
-        """``within``: a command that runs another one, as in ``ip netns exec NAME``."""
+    def __init__(
+        self,
+        name: str,
+        module: str,
+        within: Sequence[str] = (),
+        python: str = sys.executable,
+    ):
+        """``within``: a command that runs another one, as in ``ip netns exec NAME``.
+
+        Another ``python`` finds this package too, and beside it what is installed there.
+        """
         self.name = name
         self.said: deque[Said] = deque()
         self._unread = b""
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (end() closes it)
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADMQ_")}
         environment |= dict.fromkeys(THREAD_VARIABLES, "1")
+        if python != sys.executable:
+            paths = (str(PACKAGE.parent), environment.get("PYTHONPATH", ""))
+            environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
         # A session of its own: Ctrl-C reaches the parent alone, which then ends its children.
         self._process = subprocess.Popen(
-            [*within, sys.executable, "-m", module, name],
+            [*within, python, "-m", module, name],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
             env=environment,
             start_new_session=True,
         )
-        self.tell("spec", **spec)
 
     @property
     def pid(self) -> int:
@@ -117,10 +132,17 @@ class Crew:
         return [child.pid for child in self.children]
 
     def start(
-        self, name: str, module: str, spec: Mapping[str, Any], within: Sequence[str] = ()
+        self,
+        name: str,
+        module: str,
+        spec: Mapping[str, Any],
+        within: Sequence[str] = (),
+        python: str = sys.executable,
     ) -> Child:
-        child = Child(name, module, spec, within)
+        child = Child(name, module, within, python)
         self.children.append(child)
+        # A long one is only taken once the child listens: by then it must be known here.
+        child.tell("spec", **spec)
         return child
 
     def tell(self, word: str, **more: Any) -> None:

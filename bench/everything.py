@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -11,8 +9,9 @@ from pathlib import Path
 from gradmq import strict_json
 from gradmq.bench import machine, publish, push, report, sections, suite
 from gradmq.bench.echo import EchoCase
-from gradmq.bench.sections import Result
+from gradmq.bench.infer import parts as infer
 from gradmq.bench.suite import Part
+from gradmq.bench.tables import Result
 
 
 @dataclass(frozen=True)
@@ -25,6 +24,9 @@ class Plan:
     """(MB, workers) of the cases that peers run too."""
     seconds: float
     warmup: float
+    swaps: int
+    pushes: int
+    """Of the questions about inference nodes, as on their own command line."""
 
 
 FULL = Plan(
@@ -33,6 +35,8 @@ FULL = Plan(
     peers=((1, 2), (16, 1), (16, 2), (16, 4), (100, 1), (100, 2), (100, 4), (400, 2)),
     seconds=8.0,
     warmup=2.0,
+    swaps=1000,
+    pushes=50,
 )
 QUICK = Plan(
     push_mb=(0.001, 1, 16, 100),
@@ -40,19 +44,14 @@ QUICK = Plan(
     peers=((1, 2), (16, 2), (100, 2)),
     seconds=2.0,
     warmup=1.0,
+    swaps=100,
+    pushes=10,
 )
 
 
 def run(plan: Plan, page: Path | None, out: Path) -> int:
     """Measure, show each table as it is done, write the files; returns the exit status."""
-    found: Result = {
-        "machine": machine.describe(),
-        "commit": machine.commit(),
-        "command": " ".join(["gradmq", *sys.argv[1:]]),
-        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
-        "failed": [],
-        "skipped": [],
-    }
+    found: Result = {**machine.origin(), "failed": [], "skipped": []}
     for part in parts(plan):
         more = suite.measure([part], suite.say_on_stderr)
         found |= {**more, **{key: found[key] + more[key] for key in ("failed", "skipped")}}
@@ -84,6 +83,7 @@ def parts(plan: Plan) -> list[Part]:
         suite.peers(
             EchoCase(mb, workers, "auto", 1, 1, seconds, warmup) for mb, workers in plan.peers
         ),
+        *infer.parts(infer.Chosen(seconds, swaps=plan.swaps, pushes=plan.pushes)).values(),
     ]
 
 

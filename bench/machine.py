@@ -6,6 +6,8 @@ import os
 import platform
 import re
 import subprocess
+import sys
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,9 +15,19 @@ from typing import Any
 import zmq
 
 #: In the order in which they matter to the figures; those that are missing are left out.
-PACKAGES = ("gradmq", "numpy", "pyzmq", "torch", "ray")
+PACKAGES = ("gradmq", "numpy", "pyzmq", "torch", "starlette", "uvicorn", "ray")
 
 GIT_S = 10.0
+
+
+def origin() -> dict[str, Any]:
+    """What results are written down with: the machine, the commit, the command, the time."""
+    return {
+        "machine": describe(),
+        "commit": commit(),
+        "command": " ".join(["gradmq", *sys.argv[1:]]),
+        "when": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+    }
 
 
 def describe() -> dict[str, Any]:

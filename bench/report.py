@@ -7,9 +7,8 @@ from html import escape
 from importlib.resources import files
 
 from gradmq.bench import sections
-from gradmq.bench.sections import Result, Section
 from gradmq.bench.svg import CIRCLE, DIAMOND, NO_MARK, SQUARE, TRIANGLE, Series, plot, swatch
-from gradmq.bench.tables import cell
+from gradmq.bench.tables import Result, Section, cell
 
 #: The number of workers that the plots show; tables have all.
 WORKERS = 2

@@ -7,32 +7,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
 
 from gradmq.bench.figures import ratio
-from gradmq.bench.tables import cell, table
-
-Result = dict[str, Any]
+from gradmq.bench.infer import tables as infer
+from gradmq.bench.tables import Result, Section, cell, percent
 
 #: What is wanted of the fan-out and of the shards, as docs/bench.md says.
 WANTED_KEPT = 0.95
 WANTED_SPEED_UP = 3.6
 WANTED_LINK = 0.90
-
-
-@dataclass(frozen=True)
-class Section:
-    """One table with its title, and what is to be said below it."""
-
-    title: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[object, ...], ...]
-    note: str = ""
-
-    def text(self) -> str:
-        lines = [self.title, table(self.head, self.rows)]
-        return "\n".join([*lines, self.note] if self.note else lines) + "\n"
 
 
 def _with_keys(result: Result) -> Result:
@@ -187,6 +170,7 @@ SHOWN: dict[str, Callable[[Sequence[Result]], list[Section]]] = {
     "workers": workers,
     "shards": shards,
     "idle": idle,
+    **infer.SHOWN,
 }
 
 
@@ -195,10 +179,3 @@ def of(found: Result) -> list[Section]:
     return [
         section for name, show in SHOWN.items() if found.get(name) for section in show(found[name])
     ]
-
-
-def percent(share: float | None) -> str:
-    """Whole percents, and tenths of small ones."""
-    if share is None or math.isnan(share):
-        return "–"
-    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"

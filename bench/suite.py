@@ -12,7 +12,7 @@ from gradmq.bench import latency, push, scale_idle, scale_shards, scale_workers
 from gradmq.bench.echo import EchoCase
 from gradmq.bench.hosts import NoHosts
 from gradmq.bench.peers import compare
-from gradmq.bench.sections import Result
+from gradmq.bench.tables import Result
 from gradmq.errors import GradmqError
 
 
@@ -20,7 +20,10 @@ class Measured(Protocol):
     """A result of any question."""
 
     def as_json(self) -> Result:
-        """As it is written down; ``correct``, where it has one, is about the parameters."""
+        """As it is written down.
+
+        ``correct``, where it has one, is about parameters at the end, ``right`` about answers.
+        """
         ...
 
 
@@ -56,10 +59,10 @@ def measure(wanted: Iterable[Part], say: Callable[[str], None]) -> Result:
 
 
 def status(found: Mapping[str, Any]) -> int:
-    """The exit status: 1 if anything failed, or parameters were wrong at the end."""
+    """The exit status: 1 if anything failed, or parameters or answers were wrong."""
     parts = [part for name, part in found.items() if name not in ("failed", "skipped")]
     results = [r for part in parts if isinstance(part, list) for r in part]
-    wrong = [r for r in results if r.get("correct") is False]
+    wrong = [r for r in results if r.get("correct") is False or r.get("right") is False]
     return 1 if wrong or found.get("failed") else 0
 
 

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+#: Of a measurement, as it is written to a file and read back.
+Result = dict[str, Any]
 
 
 def number(value: float) -> str:
@@ -40,3 +45,24 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
         ).rstrip()
         for line in lines
     )
+
+
+def percent(share: float | None) -> str:
+    """Whole percents, and tenths of small ones."""
+    if share is None or math.isnan(share):
+        return "–"
+    return f"{share:.0%}" if share >= 0.1 else f"{share:.1%}"
+
+
+@dataclass(frozen=True)
+class Section:
+    """One table with its title, and what is to be said below it."""
+
+    title: str
+    head: tuple[str, ...]
+    rows: tuple[tuple[object, ...], ...]
+    note: str = ""
+
+    def text(self) -> str:
+        lines = [self.title, table(self.head, self.rows)]
+        return "\n".join([*lines, self.note] if self.note else lines) + "\n"

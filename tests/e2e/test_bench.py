@@ -80,16 +80,25 @@ def test_a_wrong_argument_is_one_line() -> None:
     assert "--mb" in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("words", "module"),
+    [
+        ("push --warmup 60 --seconds 0.1", "gradmq.bench.echo_worker"),
+        pytest.param(
+            "infer beside --seconds 60", "gradmq.bench.infer.clients", marks=pytest.mark.torch
+        ),
+    ],
+)
 def test_a_signal_ends_it_and_everything_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    words: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     with subprocess.Popen(
-        [sys.executable, "-m", "gradmq", "bench", "push", "--warmup", "60", "--seconds", "0.1"],
+        [sys.executable, "-m", "gradmq", "bench", *words.split()],
         stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stderr=subprocess.DEVNULL,
     ) as process:
-        wait_for_module(process, "gradmq.bench.echo_worker")
+        wait_for_module(process, module)
         process.send_signal(signal.SIGTERM)
         said, _ = process.communicate(timeout=30)
     assert (process.returncode, said) == (130, b"")

@@ -38,6 +38,13 @@ def compared(peer: str, reason: str = "") -> dict[str, Any]:
     return {"peer": peer, "mb": 16, "workers": 2, **figures, "reason": reason}
 
 
+def asked() -> dict[str, Any]:
+    return {
+        "requests_per_s": 2000.0, "p50_ms": 9.0, "p99_ms": 20.0, "answers": 16000, "failures": 0,
+        "wrong": 0, "what": [], "server_cpu_s_per_1000": 0.4, "client_cpu_s_per_1000": 0.05,
+    }  # fmt: skip
+
+
 @pytest.fixture
 def found() -> dict[str, Any]:
     """Results with every part, as they are read back from a file."""
@@ -61,6 +68,22 @@ def found() -> dict[str, Any]:
         "shards": [],
         "idle": [{"seconds": 8.0, "broker": 0.001, "shards": 0.002, "workers": 0.003,
                   "follower": 0.004, "total": 0.01, "broker_start_s": 0.3, "shard_start_s": 0.4}],
+        "swaps": [{"mb": 16.0, "clients": 8, "offered_per_s": 400.0, "swaps": 9, "swaps_per_s": 9.9,
+                   "requests": 99, "failures": 0, "torn": 0, "added_p50_ms": 0.1,
+                   "added_p99_ms": math.nan, "quiet": asked(), "swapping": asked(), "right": True}],
+        "servers": [{"clients": 32, "of_bare": 0.8, "of_fastapi": 1.2, "of_ray": math.nan,
+                     "binary_of_json": 1.3, "right": True, "servers": [
+                         {"server": "gradmq", "reason": "", **asked()},
+                         {"server": "bare Starlette", "reason": "", **asked()},
+                         {"server": "Ray Serve", "reason": "not installed"}]}],
+        "beside": [{"clients": 32, "settings": {"run.workers": "2"}, **asked(), "right": True,
+                    "updates_per_s": 20.0, "updates_per_s_alone": 40.0, "updates_kept": 0.5,
+                    "releases": 9}],
+        "batches": [{"clients": 32, "off": asked(), "on": asked(), "rows_per_run": 30.5,
+                     "alone_rows_per_s": 1000.0, "limit_rows_per_s": 4000.0, "speed_up": 3.0,
+                     "of_limit": 0.9, "right": True}],
+        "freshness": [{"mb": 16.0, "transport": "shm", "release": "asked for", "pushes": 9,
+                       "min_ms": 1.0, "p50_ms": 2.0, "p90_ms": 3.0, "max_ms": 4.0}],
         "peers": [compared("gradmq shm"), compared("torch rpc, tcp"), compared("ray", "not here")],
     }  # fmt: skip
     return dict(json.loads(strict_json.dumps(results)))
@@ -92,7 +115,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(found: dict[str, Any]) -
     assert structure.open == []
     assert structure.leads_out == []
     assert not re.search(r"https?://|@import|url\(|<script", page)
-    assert structure.count["table"] == 7  # two of push, one of each other part that has results
+    assert structure.count["table"] == 12  # two of push, one of each other part that has results
     assert structure.count["figure"] == 3
 
 
@@ -136,11 +159,25 @@ def test_peers_are_shown_beside_gradmq_in_the_same_case(found: dict[str, Any]) -
     assert section.rows[2][-1] == "not here"
 
 
-def test_an_exit_status_tells_of_failures_and_of_wrong_parameters(found: dict[str, Any]) -> None:
+def test_servers_are_shown_with_how_many_times_as_many_gradmq_answers(
+    found: dict[str, Any],
+) -> None:
+    (section,) = sections.SHOWN["servers"](found["servers"])
+    assert [row[-2] for row in section.rows] == [None, 0.8, None]
+    assert section.rows[2][-1] == "not installed"
+    assert "1.30 times as many; wanted: 1.3" in section.note
+
+
+def test_an_exit_status_tells_of_failures_and_of_wrong_parameters_and_answers(
+    found: dict[str, Any],
+) -> None:
     assert suite.status(found) == 1
     found["failed"] = []
     assert suite.status(found) == 0
     found["latency"][0]["correct"] = False
+    assert suite.status(found) == 1
+    found["latency"][0]["correct"] = True
+    found["beside"][0]["right"] = False
     assert suite.status(found) == 1
 
 

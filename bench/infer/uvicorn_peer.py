@@ -1,0 +1,26 @@
+"""Serves an application on uvicorn until the parent says that it is enough."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import uvicorn
+
+from gradmq.bench.child import Parent
+
+
+def serve(parent: Parent, app: Any) -> None:
+    """On a free port of loopback, without a log of every request."""
+    config = uvicorn.Config(app, log_config=None, access_log=False, lifespan="off")
+    server = uvicorn.Server(config)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def wait() -> None:
+            parent.say("up", port=listener.getsockname()[1])
+            parent.await_word("leave")
+            server.should_exit = True
+
+        threading.Thread(target=wait, daemon=True).start()
+        server.run(sockets=[listener])
