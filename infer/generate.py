@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Literal
 
+from gradmq.infer.completion_request import CompletionRequest
 from gradmq.infer.refusal import Refused, invalid, model_failed
-from gradmq.infer.sampling import Logits, Sampling, chance, choose
-from gradmq.infer.serving import Holding, ServedRelease
+from gradmq.infer.sampling import Logits, chance, choose, likeliest, logprobs
+from gradmq.infer.serving import Holding
 from gradmq.infer.settled_text import SettledText
+from gradmq.infer.sight import Sight, scored
 
 if TYPE_CHECKING:
-    import torch
-
     from gradmq.serve import TextModel
 
 FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A token, and how likely it was where it stands."""
+
+    text: str
+    offset: int
+    """Characters of the choice before it."""
+    logprob: float | None
+    """None of the first token of a prompt, which nothing stands before."""
+    likeliest: dict[str, float]
+    """Logprobs of the likeliest in its place, by their text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +43,8 @@ class Piece:
     """Tokens generated, those of a stop text included."""
     finish_reason: FinishReason | None = None
     """Only in the last piece of a choice."""
+    scored: tuple[Scored, ...] = ()
+    """If they are asked for, the tokens whose text is known by now and was not before."""
 
 
 class Generation:
@@ -41,15 +55,21 @@ class Generation:
     """
 
     def __init__(
-        self, holding: Holding, spec: TextModel, prompts: Sequence[str], sampling: Sampling
+        self, holding: Holding, spec: TextModel, wanted: CompletionRequest, max_scored: int
     ) -> None:
-        """Raises ``Refused`` 400 for a prompt that cannot be encoded."""
+        """Raises ``Refused`` 400 for a prompt that cannot be encoded.
+
+        Also for prompts of more than ``max_scored`` tokens together if those are to be scored.
+        """
         self.holding = holding
         self._spec = spec
-        self._sampling = sampling
-        encoded = [_encode(spec, prompt) for prompt in prompts]
-        self.prompt_tokens = sum(map(len, encoded))
-        self._pieces = self._choices(encoded)
+        self._wanted = wanted
+        self._encoded = [_encode(spec, prompt) for prompt in wanted.prompts]
+        self.prompt_tokens = sum(map(len, self._encoded))
+        if wanted.echo and wanted.logprobs is not None and self.prompt_tokens > max_scored:
+            text = f"prompts of {self.prompt_tokens} tokens: logprobs are told of at most"
+            raise invalid(f"{text} {max_scored} with echo", "prompt")
+        self._pieces = self._all_choices()
 
     def take(self, enough: Callable[[], bool]) -> tuple[list[Piece], bool]:
         """One token after another, at least one, until ``enough``; and whether nothing follows.
@@ -73,85 +93,87 @@ class Generation:
         except Exception as error:
             raise model_failed(self.holding.release.number, error) from error
 
-    def _choices(self, prompts: Sequence[list[int]]) -> Iterator[Piece]:
-        for index, prompt in enumerate(prompts):
-            yield from self._choice(index, prompt)
+    def _all_choices(self) -> Iterator[Piece]:
+        n = self._wanted.n
+        for index, (prompt, tokens) in enumerate(
+            zip(self._wanted.prompts, self._encoded, strict=True)
+        ):
+            for copy in range(n):
+                choice = index * n + copy
+                if self._wanted.echo:
+                    yield from self._echo(choice, prompt, tokens)
+                yield from self._completion(choice, copy, prompt, tokens)
 
-    def _choice(self, index: int, prompt: list[int]) -> Iterator[Piece]:
-        sampling = self._sampling
-        sight = _Sight(self.holding.release, self._spec, prompt)
+    def _completion(
+        self, choice: int, copy: int, prompt: str, tokens: Sequence[int]
+    ) -> Iterator[Piece]:
+        sampling = self._wanted.sampling
+        sight = Sight(self.holding.release, self._spec, tokens)
         text = SettledText(self._spec.decode, sampling.stop)
-        drawn = chance(sampling.seed)
-        for count in range(1, sampling.max_tokens + 1):
-            token = choose(sight.logits(), sampling, drawn)
+        begins_at = len(prompt) if self._wanted.echo else 0
+        drawn = chance(None if sampling.seed is None else sampling.seed + copy)
+        held: list[Scored] = []
+        for left in reversed(range(sampling.max_tokens)):
+            logits = sight.logits()
+            token = choose(logits, sampling, drawn)
+            if self._wanted.logprobs is not None:
+                held.append(self._scored(token, logits, begins_at + text.settled))
             sight.add(token)
             piece = text.add(token)
-            if not text.stopped and count == sampling.max_tokens:
+            if left == 0 and not text.stopped:
                 piece += text.end()
-            if text.stopped:
-                yield Piece(index, piece, 1, "stop")
+            reason: FinishReason | None = "stop" if text.stopped else None if left else "length"
+            # A token is told of when its text is; one that stands at the end has none.
+            upto = begins_at + text.given + (reason == "length")
+            yield Piece(
+                choice, piece, 1, reason, tuple(each for each in held if each.offset < upto)
+            )
+            if reason == "stop":
                 return
-            yield Piece(index, piece, 1, "length" if count == sampling.max_tokens else None)
+            held = [each for each in held if each.offset >= upto]
+
+    def _echo(self, choice: int, prompt: str, tokens: Sequence[int]) -> Iterator[Piece]:
+        """The prompt itself, its tokens scored if they are asked for."""
+        yield Piece(choice, prompt, 0)
+        if self._wanted.logprobs is None:
+            return
+        text = SettledText(self._spec.decode, ())
+        first = Scored(self._spec.decode(tokens[:1]), 0, None, {})
+        text.add(tokens[0])
+        yield Piece(choice, "", 0, scored=(first,))
+        for token, logits in scored(self.holding.release, self._spec, tokens):
+            yield Piece(choice, "", 0, scored=(self._scored(token, logits, text.settled),))
+            text.add(token)
+
+    def _scored(self, token: int, logits: Logits, offset: int) -> Scored:
+        values = logprobs(logits)
+        count = self._wanted.logprobs or 0
+        best: dict[str, float] = {}
+        # Highest first: of tokens with the same text the likeliest stays.
+        for each in likeliest(values, count):
+            best.setdefault(self._spec.decode([each]), float(values[each]))
+        text = self._spec.decode([token])
+        if count:
+            # Always told of, as one more if it is not among the likeliest.
+            best.setdefault(text, float(values[token]))
+        return Scored(text, offset, float(values[token]), best)
 
 
 def joined(pieces: Iterable[Piece]) -> list[Piece]:
     """The same with one piece for each choice."""
-    whole: dict[int, Piece] = {}
+    by_choice: dict[int, list[Piece]] = {}
     for piece in pieces:
-        before = whole.get(piece.choice)
-        if before is not None:
-            piece = Piece(
-                piece.choice,
-                before.text + piece.text,
-                before.completion_tokens + piece.completion_tokens,
-                piece.finish_reason,
-            )
-        whole[piece.choice] = piece
-    return list(whole.values())
-
-
-class _Sight:
-    """What one release's model sees of one text while it grows.
-
-    A cache lives and dies in here: it can meet no other text and no other release's weights.
-    """
-
-    def __init__(self, release: ServedRelease, spec: TextModel, tokens: Sequence[int]) -> None:
-        self._number = release.number
-        self._model = cast("Callable[..., torch.Tensor]", release.model)
-        self._make_cache = spec.cache
-        self._most = spec.context_tokens
-        self._tokens = list(tokens[-self._most :])
-        self._cache: Any = None
-
-    def add(self, token: int) -> None:
-        """The text has this token more. One that outgrows the context begins anew with half."""
-        self._tokens.append(token)
-        if len(self._tokens) > self._most:
-            # A cache holds each token at its place: a text that moves by one needs a new one each
-            # time, one that moves by half only now and then.
-            del self._tokens[: -max(1, self._most // 2)]
-            self._cache = None
-
-    def logits(self) -> Logits:
-        """Logits (V,) of the next token; raises ``Refused`` 500 if they are no finite numbers.
-
-        After the first call only once for each token added.
-        """
-        import torch
-
-        if self._make_cache is None:
-            found = self._model(torch.tensor([self._tokens]))
-        elif self._cache is None:
-            self._cache = self._make_cache(self._model)
-            found = self._model(torch.tensor([self._tokens]), self._cache)
-        else:
-            found = self._model(torch.tensor([self._tokens[-1:]]), self._cache)
-        logits: Logits = found[0, -1].to("cpu", torch.float32).numpy()
-        # NaN anywhere, an infinite one, or nothing but minus infinity all end in the maximum.
-        if not math.isfinite(logits[logits.argmax()]):
-            raise Refused(500, f"release {self._number} gives logits that are not finite numbers")
-        return logits
+        by_choice.setdefault(piece.choice, []).append(piece)
+    return [
+        Piece(
+            choice,
+            "".join(part.text for part in parts),
+            sum(part.completion_tokens for part in parts),
+            parts[-1].finish_reason,
+            tuple(each for part in parts for each in part.scored),
+        )
+        for choice, parts in by_choice.items()
+    ]
 
 
 def _encode(spec: TextModel, prompt: str) -> list[int]:

@@ -25,8 +25,10 @@ class HttpLimits:
     beside what changing over costs, short beside what a person notices."""
     completion_tokens: int = 1024
     """Largest ``max_tokens``."""
-    prompts: int = 16
-    """Prompts in one completion request."""
+    choices: int = 16
+    """Completions in one request: prompts times ``n``."""
+    scored_tokens: int = 8192
+    """Tokens of prompts in one request whose logprobs are told."""
     batch_rows: int = 1
     """Rows of tensors that run together; 1: every request by itself."""
     batch_delay_s: float = 0.0

@@ -11,8 +11,9 @@ from starlette.routing import Route
 
 from gradmq.infer.body import json_response
 from gradmq.infer.completing import Completing
-from gradmq.infer.completion_request import check_model, parse_completion
+from gradmq.infer.completion_request import parse_completion
 from gradmq.infer.event_stream import EventStream
+from gradmq.infer.fields import check_model
 from gradmq.infer.generate import Generation
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.openai_answer import Answer, release_metadata
@@ -70,25 +71,25 @@ class OpenAI:
             name = self._node.job_name
             text = f"model {name!r} takes tensors: use POST /v2/models/{name}/infer"
             raise invalid(text, "model")
-        deadline_s = self._node.deadline_s()
+        limits, deadline_s = self._node.limits, self._node.deadline_s()
         async with AsyncExitStack() as held:
             body = await held.enter_async_context(
                 self._node.intake.json_object(request, deadline_s)
             )
-            wanted = parse_completion(body, self._node.job_name, self._node.limits)
+            wanted = parse_completion(body, self._node.job_name, limits)
             running = await held.enter_async_context(
                 self._completing.begin(
                     request,
                     self._node.choice(request, deadline_s),
-                    lambda holding: Generation(holding, spec, wanted.prompts, wanted.sampling),
+                    lambda holding: Generation(holding, spec, wanted, limits.scored_tokens),
                     deadline_s,
                 )
             )
-            answer = Answer(self._node, running, len(wanted.prompts), int(self._wall_clock()))
+            answer = Answer(self._node, running, wanted, int(self._wall_clock()))
             holding = running.generation.holding
             if wanted.stream:
                 headers = self._node.release_headers(holding)
-                chunks = answer.chunks(wanted.include_usage)
+                chunks = answer.chunks()
                 return EventStream(chunks, held.pop_all(), deadline_s, headers, done=True)
             whole = await answer.whole()
             return json_response(whole, headers=self._node.release_headers(holding))

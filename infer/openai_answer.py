@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
 from gradmq.infer.completing import Running
-from gradmq.infer.generate import Piece, joined
+from gradmq.infer.completion_request import CompletionRequest
+from gradmq.infer.generate import Piece, Scored, joined
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.serving import Holding
 
@@ -18,7 +19,7 @@ class Answer:
 
     node: NodeApi
     running: Running
-    choices: int
+    wanted: CompletionRequest
     created: int
     """Unix time, seconds."""
     id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
@@ -28,27 +29,36 @@ class Answer:
         """All of it at once."""
         pieces = [piece async for piece in self.running.pieces()]
         self.completion_tokens = sum(piece.completion_tokens for piece in pieces)
-        choices = [_choice(piece) for piece in joined(pieces)]
+        choices = [self._choice(piece) for piece in joined(pieces)]
         return self._object(choices) | {"usage": self._usage()} | self._metadata()
 
-    async def chunks(self, include_usage: bool) -> AsyncIterator[dict[str, object]]:
+    async def chunks(self) -> AsyncIterator[dict[str, object]]:
         """Piece by piece; the first and the last name the release.
 
-        With ``include_usage`` the last one holds the usage, and no choice.
+        If the usage is asked for, the last one holds it, and no choice.
         """
-        usage = {"usage": None} if include_usage else {}
+        wanted = self.wanted
+        usage = {"usage": None} if wanted.include_usage else {}
         is_first, finished = True, 0
         async for piece in self.running.pieces():
             self.completion_tokens += piece.completion_tokens
-            if not piece.text and not piece.finish_reason:
+            if not (piece.text or piece.scored or piece.finish_reason):
                 continue
             finished += piece.finish_reason is not None
-            is_last = finished == self.choices and not include_usage
-            chunk = self._object([_choice(piece)]) | usage
+            is_last = finished == wanted.choices and not wanted.include_usage
+            chunk = self._object([self._choice(piece)]) | usage
             yield chunk | self._metadata() if is_first or is_last else chunk
             is_first = False
-        if include_usage:
+        if wanted.include_usage:
             yield self._object([]) | {"usage": self._usage()} | self._metadata()
+
+    def _choice(self, piece: Piece) -> dict[str, object]:
+        return {
+            "index": piece.choice,
+            "text": piece.text,
+            "finish_reason": piece.finish_reason,
+            "logprobs": None if self.wanted.logprobs is None else _logprobs(piece.scored),
+        }
 
     def _object(self, choices: list[dict[str, object]]) -> dict[str, object]:
         return {
@@ -85,10 +95,10 @@ def release_metadata(node: NodeApi, holding: Holding) -> dict[str, str]:
     }
 
 
-def _choice(piece: Piece) -> dict[str, object]:
+def _logprobs(scored: Sequence[Scored]) -> dict[str, object]:
     return {
-        "index": piece.choice,
-        "text": piece.text,
-        "finish_reason": piece.finish_reason,
-        "logprobs": None,
+        "tokens": [token.text for token in scored],
+        "token_logprobs": [token.logprob for token in scored],
+        "top_logprobs": [token.likeliest or None for token in scored],
+        "text_offset": [token.offset for token in scored],
     }

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from gradmq.infer.control import ACTIONS
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.openapi_tensors import infer_answer, infer_request, tensor_metadata
+from gradmq.infer.openapi_texts import COMPLETION, MODEL, completion_body
+from gradmq.infer.schemas import COUNT, TEXT, Schema, fields, listed
 from gradmq.serve import TensorModel
-
-Schema = Mapping[str, Any]
 
 ERROR: Final[Schema] = {
     "type": "object",
@@ -42,21 +42,9 @@ OPENAI_ERROR: Final[Schema] = {
 }
 
 
-def fields(**properties: Schema) -> Schema:
-    """An object that has all of these, and maybe others."""
-    return {"type": "object", "required": list(properties), "properties": properties}
-
-
-TEXT: Final[Schema] = {"type": "string"}
-COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 _MAYBE_COUNT: Final[Schema] = {"type": ["integer", "null"], "minimum": 0}
 _MAYBE_SECONDS: Final[Schema] = {"type": ["number", "null"], "minimum": 0}
 _FLAG: Final[Schema] = {"type": "boolean"}
-
-
-def listed(items: Schema) -> Schema:
-    """A list of those."""
-    return {"type": "array", "items": items}
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,11 +98,11 @@ def operations(model_name: str, tensors: TensorModel, limits: HttpLimits) -> dic
             body_required=False,
         ),
         "GET /v1/models": Operation(
-            json(fields(object=TEXT, data=listed(_OPENAI_MODEL))), error=OPENAI_ERROR
+            json(fields(object=TEXT, data=listed(MODEL))), error=OPENAI_ERROR
         ),
-        "GET /v1/models/{model}": Operation(json(_OPENAI_MODEL), names=model, error=OPENAI_ERROR),
+        "GET /v1/models/{model}": Operation(json(MODEL), names=model, error=OPENAI_ERROR),
         "POST /v1/completions": Operation(
-            json(_COMPLETION) | {"text/event-stream": TEXT},
+            json(COMPLETION) | {"text/event-stream": TEXT},
             json(completion_body(model_name, limits)),
             parameters=WISHES,
             error=OPENAI_ERROR,
@@ -232,45 +220,3 @@ _STATISTICS: Final = fields(
         )
     )
 )
-
-_OPENAI_MODEL: Final = fields(id=TEXT, object={"const": "model"}, created=COUNT, owned_by=TEXT)
-
-_COMPLETION: Final = fields(
-    id=TEXT,
-    object={"const": "text_completion"},
-    created=COUNT,
-    model=TEXT,
-    choices=listed(
-        fields(index=COUNT, text=TEXT, finish_reason={"enum": ["stop", "length"]}, logprobs={})
-    ),
-    usage=fields(prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT),
-    metadata={"type": "object", "additionalProperties": TEXT},
-)
-
-
-def completion_body(model_name: str, limits: HttpLimits) -> Schema:
-    """What a completion may be asked with."""
-
-    def maybe(kind: str, **rest: Any) -> Schema:
-        return {"type": [kind, "null"], **rest}
-
-    texts = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": limits.prompts}
-    stop = {"type": "string", "minLength": 1}
-    return {
-        "type": "object",
-        "required": ["prompt"],
-        "properties": {
-            "model": {"enum": [model_name, None]},
-            "prompt": {"anyOf": [TEXT, texts]},
-            "max_tokens": maybe("integer", minimum=1, maximum=limits.completion_tokens),
-            "temperature": maybe("number", minimum=0, maximum=2),
-            "top_p": maybe("number", minimum=0, maximum=1),
-            "seed": maybe("integer", minimum=-(2**63), maximum=2**64 - 1),
-            "stop": {"anyOf": [stop, {"type": "array", "items": stop, "maxItems": 4},
-                               {"type": "null"}]},
-            "stream": maybe("boolean"),
-            "stream_options": maybe("object", properties={"include_usage": _FLAG},
-                                    additionalProperties=False),
-        },
-        "examples": [{"model": model_name, "prompt": "def ", "max_tokens": 4}],
-    }  # fmt: skip

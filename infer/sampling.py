@@ -16,6 +16,9 @@ _SEEDS = 2**64
 #: The largest number below 1.
 _BELOW_1 = 1 - 2**-53
 
+#: Stands for what cannot be drawn at all: JSON has no infinity.
+_LEAST_LOGPROB = -9999.0
+
 Logits = npt.NDArray[np.float32]
 
 
@@ -61,3 +64,16 @@ def choose(logits: Logits, sampling: Sampling, drawn: np.random.Generator) -> in
     point = drawn.random() * sums[-1]
     place = int(sums.searchsorted(min(point, sums[-1] * _BELOW_1), side="right"))
     return place if order is None else int(order[place])
+
+
+def logprobs(logits: Logits) -> npt.NDArray[np.float64]:
+    """Natural logarithms of the model's own probabilities, whatever the sampling makes of them."""
+    shifted: npt.NDArray[np.float64] = np.subtract(logits, logits.max(), dtype=np.float64)
+    shifted -= np.log(np.exp(shifted).sum())
+    np.maximum(shifted, _LEAST_LOGPROB, out=shifted)
+    return shifted
+
+
+def likeliest(values: npt.NDArray[np.float64], count: int) -> list[int]:
+    """The tokens with the ``count`` highest of ``values``, the highest first."""
+    return [int(token) for token in np.argsort(-values, kind="stable")[:count]]

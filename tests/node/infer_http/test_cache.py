@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from gradmq.infer.completion_request import CompletionRequest
 from gradmq.infer.generate import Generation
 from gradmq.infer.sampling import Sampling
 from gradmq.infer.serving import Holding, ServedRelease
@@ -44,7 +45,7 @@ DIGITS = TextModel(
 
 def generation(spec: TextModel, model: Any, *prompts: str, **sampling: Any) -> Generation:
     holding = Holding(ServedRelease(1, ((1, 1),), model), 0.0)
-    return Generation(holding, spec, prompts, Sampling(**sampling))
+    return Generation(holding, spec, CompletionRequest(prompts, Sampling(**sampling)), 0)
 
 
 def text_of(generation: Generation) -> str:

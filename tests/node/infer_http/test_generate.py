@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+from gradmq.infer.completion_request import CompletionRequest
 from gradmq.infer.generate import Generation
 from gradmq.infer.sampling import Sampling
 from gradmq.infer.serving import Holding, ServedRelease
@@ -30,7 +31,9 @@ def model(ids: torch.Tensor) -> torch.Tensor:
 
 def text(sampling: Sampling, prompt: str = "0", model: Any = model) -> str:
     release = ServedRelease(1, ((1, 1),), model)
-    generation = Generation(Holding(release, 0.0), DIGITS, [prompt], sampling)
+    generation = Generation(
+        Holding(release, 0.0), DIGITS, CompletionRequest((prompt,), sampling), 0
+    )
     (choice,), is_all = generation.take(lambda: False)
     assert is_all
     return choice.text

@@ -117,17 +117,23 @@ def test_another_model_raises_not_found(client: openai.OpenAI) -> None:
         ({"stop": ""}, "stop"),
         ({"stop": ["a", "b", "c", "d", "e"]}, "stop"),
         ({"stop": {"a": 1}}, "stop"),
-        ({"n": 2}, "n"),
+        ({"n": 0}, "n"),
+        ({"n": 17}, "n"),
         ({"n": True}, "n"),
+        ({"n": 2.0}, "n"),
+        ({"prompt": ["a", "b"], "n": 9}, "prompt"),
         ({"best_of": 3}, "best_of"),
+        ({"n": 2, "best_of": 1}, "best_of"),
         ({"stop": "a" * 257}, "stop"),
         ({"stream": "yes"}, "stream"),
         ({"stream_options": {"include_usage": True}}, "stream_options"),
         ({"stream": True, "stream_options": [True]}, "stream_options"),
         ({"stream": True, "stream_options": {"every": 3}}, "stream_options"),
         ({"stream": True, "stream_options": {"include_usage": 1}}, "stream_options"),
-        ({"echo": True}, "echo"),
-        ({"logprobs": 3}, "logprobs"),
+        ({"echo": "yes"}, "echo"),
+        ({"logprobs": 6}, "logprobs"),
+        ({"logprobs": -1}, "logprobs"),
+        ({"logprobs": True}, "logprobs"),
         ({"suffix": "end"}, "suffix"),
         ({"logit_bias": {"50": 1}}, "logit_bias"),
         ({"presence_penalty": 1.0}, "presence_penalty"),
@@ -136,6 +142,9 @@ def test_another_model_raises_not_found(client: openai.OpenAI) -> None:
         ({"prompt": []}, "prompt"),
         ({"prompt": ["a"] * 17}, "prompt"),
         ({"prompt": [97, 98]}, "prompt"),
+        ({"prompt": [[97, 98]]}, "prompt"),
+        ({"prompt": {"text": "a"}}, "prompt"),
+        ({"prompt": "a" * 9000, "echo": True, "logprobs": 0}, "prompt"),
         ({"prompt": None}, "prompt"),
         ({"model": 7}, "model"),
     ],
@@ -221,3 +230,17 @@ def test_errors_of_paths_and_bodies_have_the_dialect_s_form_too(letters_node: An
     ):
         assert answer.status_code == status
         assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
+
+
+def test_every_answer_has_the_id_of_its_request_or_a_new_one(letters_node: Any) -> None:
+    named = letters_node.client.get("/v1/models", headers={"x-request-id": "mine"})
+    assert named.headers["x-request-id"] == "mine"
+    with client_of(letters_node) as client:
+        answers = [client.completions.create(model="letters", prompt="a") for _ in range(2)]
+        with pytest.raises(openai.NotFoundError) as caught:
+            client.completions.create(model="another", prompt="a")
+    ids = [answer._request_id for answer in answers] + [caught.value.request_id]
+    assert all(ids)
+    assert len(set(ids)) == 3
+    long = letters_node.client.get("/healthz", headers={"x-request-id": "a" * 201})
+    assert long.headers["x-request-id"] != "a" * 201

@@ -1,0 +1,61 @@
+"""Requests and answers of the OpenAI dialect, as JSON schemas."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from gradmq.infer.limits import HttpLimits
+from gradmq.infer.schemas import COUNT, TEXT, Schema, fields, listed, maybe
+
+MODEL: Final = fields(id=TEXT, object={"const": "model"}, created=COUNT, owned_by=TEXT)
+
+
+def _answer(name: str, **choice: Schema) -> Schema:
+    finish_reason = {"enum": ["stop", "length"]}
+    choice = {"index": COUNT, **choice, "finish_reason": finish_reason, "logprobs": {}}
+    return fields(
+        id=TEXT,
+        object={"const": name},
+        created=COUNT,
+        model=TEXT,
+        choices=listed(fields(**choice)),
+        usage=fields(prompt_tokens=COUNT, completion_tokens=COUNT, total_tokens=COUNT),
+        metadata={"type": "object", "additionalProperties": TEXT},
+    )
+
+
+COMPLETION: Final = _answer("text_completion", text=TEXT)
+
+
+def completion_body(model_name: str, limits: HttpLimits) -> Schema:
+    """What a completion may be asked with."""
+    texts = {"type": "array", "items": TEXT, "minItems": 1, "maxItems": limits.choices}
+    return {
+        "type": "object",
+        "required": ["prompt"],
+        "properties": {
+            **_shared(model_name, limits),
+            "prompt": {"anyOf": [TEXT, texts]},
+            "max_tokens": maybe("integer", minimum=1, maximum=limits.completion_tokens),
+            "best_of": maybe("integer", minimum=1, maximum=limits.choices),
+            "echo": maybe("boolean"),
+            "logprobs": maybe("integer", minimum=0, maximum=5),
+        },
+        "examples": [{"model": model_name, "prompt": "def ", "max_tokens": 4}],
+    }
+
+
+def _shared(model_name: str, limits: HttpLimits) -> dict[str, Schema]:
+    stop: Schema = {"type": "string", "minLength": 1, "maxLength": 256}
+    stops: Schema = {"type": "array", "items": stop, "maxItems": 4}
+    options = {"include_usage": maybe("boolean")}
+    return {
+        "model": {"enum": [model_name, None]},
+        "temperature": maybe("number", minimum=0, maximum=2),
+        "top_p": maybe("number", minimum=0, maximum=1),
+        "seed": maybe("integer", minimum=-(2**63), maximum=2**64 - 1),
+        "stop": {"anyOf": [stop, stops, {"type": "null"}]},
+        "n": maybe("integer", minimum=1, maximum=limits.choices),
+        "stream": maybe("boolean"),
+        "stream_options": maybe("object", properties=options, additionalProperties=False),
+    }
