@@ -35,11 +35,15 @@ _UNSERVED: Final[dict[str, tuple[object, ...]]] = {
 _MAX_LOGPROBS = 5
 
 
+#: A conversation, which the job's template makes a text of.
+Messages = tuple[Mapping[str, str], ...]
+
+
 @dataclass(frozen=True, slots=True)
 class CompletionRequest:
     """A checked request for completions of one or more prompts."""
 
-    prompts: tuple[str, ...]
+    prompts: tuple[str | Messages, ...]
     sampling: Sampling
     n: int = 1
     """Completions of each prompt. The first has the seed, each later one the next number."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from gradmq.infer.completion_request import CompletionRequest
+from gradmq.infer.completion_request import CompletionRequest, Messages
 from gradmq.infer.refusal import Refused, invalid, model_failed
 from gradmq.infer.sampling import Logits, chance, choose, likeliest, logprobs
 from gradmq.infer.serving import Holding
@@ -64,8 +64,8 @@ class Generation:
         self.holding = holding
         self._spec = spec
         self._wanted = wanted
-        self._encoded = [_encode(spec, prompt) for prompt in wanted.prompts]
-        self.prompt_tokens = sum(map(len, self._encoded))
+        self._prompts = [_encode(spec, prompt) for prompt in wanted.prompts]
+        self.prompt_tokens = sum(len(prompt.tokens) for prompt in self._prompts)
         if wanted.echo and wanted.logprobs is not None and self.prompt_tokens > max_scored:
             text = f"prompts of {self.prompt_tokens} tokens: logprobs are told of at most"
             raise invalid(f"{text} {max_scored} with echo", "prompt")
@@ -95,22 +95,17 @@ class Generation:
 
     def _all_choices(self) -> Iterator[Piece]:
         n = self._wanted.n
-        for index, (prompt, tokens) in enumerate(
-            zip(self._wanted.prompts, self._encoded, strict=True)
-        ):
+        for index, prompt in enumerate(self._prompts):
             for copy in range(n):
-                choice = index * n + copy
                 if self._wanted.echo:
-                    yield from self._echo(choice, prompt, tokens)
-                yield from self._completion(choice, copy, prompt, tokens)
+                    yield from self._echo(index * n + copy, prompt)
+                yield from self._completion(index * n + copy, copy, prompt)
 
-    def _completion(
-        self, choice: int, copy: int, prompt: str, tokens: Sequence[int]
-    ) -> Iterator[Piece]:
+    def _completion(self, choice: int, copy: int, prompt: _Prompt) -> Iterator[Piece]:
         sampling = self._wanted.sampling
-        sight = Sight(self.holding.release, self._spec, tokens)
+        sight = Sight(self.holding.release, self._spec, prompt.tokens)
         text = SettledText(self._spec.decode, sampling.stop)
-        begins_at = len(prompt) if self._wanted.echo else 0
+        begins_at = len(prompt.text) if self._wanted.echo else 0
         drawn = chance(None if sampling.seed is None else sampling.seed + copy)
         held: list[Scored] = []
         for left in reversed(range(sampling.max_tokens)):
@@ -132,11 +127,12 @@ class Generation:
                 return
             held = [each for each in held if each.offset >= upto]
 
-    def _echo(self, choice: int, prompt: str, tokens: Sequence[int]) -> Iterator[Piece]:
+    def _echo(self, choice: int, prompt: _Prompt) -> Iterator[Piece]:
         """The prompt itself, its tokens scored if they are asked for."""
-        yield Piece(choice, prompt, 0)
+        yield Piece(choice, prompt.text, 0)
         if self._wanted.logprobs is None:
             return
+        tokens = prompt.tokens
         text = SettledText(self._spec.decode, ())
         first = Scored(self._spec.decode(tokens[:1]), 0, None, {})
         text.add(tokens[0])
@@ -176,12 +172,24 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
     ]
 
 
-def _encode(spec: TextModel, prompt: str) -> list[int]:
+@dataclass(frozen=True, slots=True)
+class _Prompt:
+    text: str
+    tokens: Sequence[int]
+
+
+def _encode(spec: TextModel, prompt: str | Messages) -> _Prompt:
+    param = "prompt" if isinstance(prompt, str) else "messages"
     try:
-        tokens = list(spec.encode(prompt))
+        text = prompt if isinstance(prompt, str) else _templated(spec, prompt)
+        tokens = list(spec.encode(text))
     except (ValueError, KeyError) as error:
-        text = f"the prompt cannot be encoded for this model: {error}"
-        raise invalid(text, "prompt") from None
+        raise invalid(f"the {param} cannot be encoded for this model: {error}", param) from None
     if not tokens:
-        raise invalid("the prompt is empty: there is nothing to go on from", "prompt")
-    return tokens
+        raise invalid(f"the {param} is empty: there is nothing to go on from", param)
+    return _Prompt(text, tokens)
+
+
+def _templated(spec: TextModel, messages: Messages) -> str:
+    assert spec.chat is not None, "a node without a template takes no messages"
+    return spec.chat(messages)

@@ -39,9 +39,9 @@ from gradmq.infer.stamp import Stamp
 from gradmq.serve import TensorModel, TextModel
 
 _PATHS = (
-    "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, /healthz, "
-    "/metrics, /openapi.json, /gradmq/v1/status, /gradmq/v1/serving, /gradmq/v1/events and, to "
-    "browsers, /"
+    "this node answers /v2 (Open Inference Protocol), /v1/models, /v1/completions, "
+    "/v1/chat/completions, /healthz, /metrics, /openapi.json, /gradmq/v1/status, "
+    "/gradmq/v1/serving, /gradmq/v1/events and, to browsers, /"
 )
 
 

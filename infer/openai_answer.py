@@ -5,6 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from gradmq.infer.completing import Running
 from gradmq.infer.completion_request import CompletionRequest
@@ -17,20 +18,25 @@ from gradmq.infer.serving import Holding
 class Answer:
     """One request's answer: what all of its pieces say, and what they come to together."""
 
+    id_prefix: ClassVar = "cmpl-"
+    object_name: ClassVar = "text_completion"
+    chunk_name: ClassVar = "text_completion"
+
     node: NodeApi
     running: Running
     wanted: CompletionRequest
     created: int
     """Unix time, seconds."""
-    id: str = field(default_factory=lambda: f"cmpl-{uuid.uuid4().hex}")
+    id: str = field(default_factory=lambda: uuid.uuid4().hex)
     completion_tokens: int = 0
+    _last_choice: int | None = None
 
     async def whole(self) -> dict[str, object]:
         """All of it at once."""
         pieces = [piece async for piece in self.running.pieces()]
         self.completion_tokens = sum(piece.completion_tokens for piece in pieces)
         choices = [self._choice(piece) for piece in joined(pieces)]
-        return self._object(choices) | {"usage": self._usage()} | self._metadata()
+        return self._object(self.object_name, choices) | {"usage": self._usage()} | self._metadata()
 
     async def chunks(self) -> AsyncIterator[dict[str, object]]:
         """Piece by piece; the first and the last name the release.
@@ -46,11 +52,11 @@ class Answer:
                 continue
             finished += piece.finish_reason is not None
             is_last = finished == wanted.choices and not wanted.include_usage
-            chunk = self._object([self._choice(piece)]) | usage
+            chunk = self._object(self.chunk_name, [self._part(piece)]) | usage
             yield chunk | self._metadata() if is_first or is_last else chunk
             is_first = False
         if wanted.include_usage:
-            yield self._object([]) | {"usage": self._usage()} | self._metadata()
+            yield self._object(self.chunk_name, []) | {"usage": self._usage()} | self._metadata()
 
     def _choice(self, piece: Piece) -> dict[str, object]:
         return {
@@ -60,10 +66,13 @@ class Answer:
             "logprobs": None if self.wanted.logprobs is None else _logprobs(piece.scored),
         }
 
-    def _object(self, choices: list[dict[str, object]]) -> dict[str, object]:
+    def _part(self, piece: Piece) -> dict[str, object]:
+        return self._choice(piece)
+
+    def _object(self, name: str, choices: list[dict[str, object]]) -> dict[str, object]:
         return {
-            "id": self.id,
-            "object": "text_completion",
+            "id": self.id_prefix + self.id,
+            "object": name,
             "created": self.created,
             "model": self.node.job_name,
             # The dialect's word for what a seed's promise holds within: here, one release.
@@ -81,6 +90,33 @@ class Answer:
 
     def _metadata(self) -> dict[str, object]:
         return {"metadata": release_metadata(self.node, self.running.generation.holding)}
+
+
+class ChatAnswer(Answer):
+    """The same of a chat, whose choices are messages, and whose pieces are added to them."""
+
+    id_prefix = "chatcmpl-"
+    object_name = "chat.completion"
+    chunk_name = "chat.completion.chunk"
+
+    def _choice(self, piece: Piece) -> dict[str, object]:
+        message = {"role": "assistant", "content": piece.text, "refusal": None}
+        return _choice_of_chat(piece, "message", message)
+
+    def _part(self, piece: Piece) -> dict[str, object]:
+        # Pieces come one choice after another: a choice is new if the last piece was of another.
+        is_first, self._last_choice = piece.choice != self._last_choice, piece.choice
+        delta = {"role": "assistant"} if is_first else {}
+        return _choice_of_chat(piece, "delta", delta | {"content": piece.text})
+
+
+def _choice_of_chat(piece: Piece, name: str, value: object) -> dict[str, object]:
+    return {
+        "index": piece.choice,
+        name: value,
+        "finish_reason": piece.finish_reason,
+        "logprobs": None,
+    }
 
 
 def release_metadata(node: NodeApi, holding: Holding) -> dict[str, str]:

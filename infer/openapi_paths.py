@@ -12,7 +12,7 @@ from typing import Final
 from gradmq.infer.control import ACTIONS
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.openapi_tensors import infer_answer, infer_request, tensor_metadata
-from gradmq.infer.openapi_texts import COMPLETION, MODEL, completion_body
+from gradmq.infer.openapi_texts import CHAT, COMPLETION, MODEL, chat_body, completion_body
 from gradmq.infer.schemas import COUNT, TEXT, Schema, fields, listed
 from gradmq.serve import TensorModel
 
@@ -104,6 +104,12 @@ def operations(model_name: str, tensors: TensorModel, limits: HttpLimits) -> dic
         "POST /v1/completions": Operation(
             json(COMPLETION) | {"text/event-stream": TEXT},
             json(completion_body(model_name, limits)),
+            parameters=WISHES,
+            error=OPENAI_ERROR,
+        ),
+        "POST /v1/chat/completions": Operation(
+            json(CHAT) | {"text/event-stream": TEXT},
+            json(chat_body(model_name, limits)),
             parameters=WISHES,
             error=OPENAI_ERROR,
         ),

@@ -26,6 +26,8 @@ def _answer(name: str, **choice: Schema) -> Schema:
 
 COMPLETION: Final = _answer("text_completion", text=TEXT)
 
+CHAT: Final = _answer("chat.completion", message=fields(role=TEXT, content=TEXT))
+
 
 def completion_body(model_name: str, limits: HttpLimits) -> Schema:
     """What a completion may be asked with."""
@@ -42,6 +44,25 @@ def completion_body(model_name: str, limits: HttpLimits) -> Schema:
             "logprobs": maybe("integer", minimum=0, maximum=5),
         },
         "examples": [{"model": model_name, "prompt": "def ", "max_tokens": 4}],
+    }
+
+
+def chat_body(model_name: str, limits: HttpLimits) -> Schema:
+    """What a chat may be asked with, of a job that has a template."""
+    part = fields(type={"const": "text"}, text=TEXT)
+    content = {"anyOf": [TEXT, {**listed(part), "minItems": 1}]}
+    message = {**fields(role=TEXT, content=content), "additionalProperties": False}
+    tokens = maybe("integer", minimum=1, maximum=limits.completion_tokens)
+    return {
+        "type": "object",
+        "required": ["messages"],
+        "properties": {
+            **_shared(model_name, limits),
+            "messages": {**listed(message), "minItems": 1},
+            "max_tokens": tokens,
+            "max_completion_tokens": tokens,
+        },
+        "not": {"required": ["max_tokens", "max_completion_tokens"]},
     }
 
 

@@ -131,3 +131,15 @@ class TextModel:
     the cache yet, adds them, and returns their logits. Without it, the model gets the whole text
     for each token.
     """
+    chat: Callable[[Sequence[Mapping[str, str]]], str] | None = None
+    """Messages with ``role``, ``content`` and perhaps ``name`` -> the text to go on from.
+
+    Runs in the thread that runs the model. A ``ValueError`` tells the one who asked that these
+    messages cannot be used. Without it, chat completions are refused.
+    """
+    chat_stop: Sequence[str] = ()
+    """In a chat, an answer ends before the first of these too."""
+
+    def __post_init__(self) -> None:
+        if isinstance(self.chat_stop, str) or "" in self.chat_stop:
+            raise JobError(f"chat_stop: {self.chat_stop!r} must be texts, none of them empty")

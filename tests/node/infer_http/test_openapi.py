@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.applications import Starlette
 
-from gradmq.infer import completion_request
+from gradmq.infer import chat_request, completion_request
 from gradmq.infer.control import ACTIONS
 from gradmq.infer.http import make_app
 from gradmq.infer.limits import HttpLimits
@@ -76,8 +76,12 @@ def test_the_fields_of_completions_and_of_actions_are_those_that_are_read(
     letters_node: Any,
 ) -> None:
     paths = letters_node.client.get("/openapi.json").json()["paths"]
-    body = paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert set(body["properties"]) == completion_request._READ
+    for path, read in (
+        ("/v1/completions", completion_request._READ),
+        ("/v1/chat/completions", chat_request._READ),
+    ):
+        body = paths[path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        assert set(body["properties"]) == read
     act = paths["/gradmq/v1/serving/{action}"]["post"]
     schema = act["requestBody"]["content"]["application/json"]["schema"]
     assert set(schema["properties"]) == {
