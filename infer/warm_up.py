@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from gradmq.infer.predict import predict
 from gradmq.infer.serving import ServedRelease
+from gradmq.infer.sight import Sight
 from gradmq.infer.tensors import DTYPES, Array
 from gradmq.serve import TensorModel, TensorSpec, TextModel
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +30,7 @@ def warm_up(release: ServedRelease, spec: TensorModel | TextModel) -> None:
         if isinstance(spec, TensorModel):
             predict(release, spec, {tensor.name: _smallest(tensor) for tensor in spec.inputs})
         else:
-            _next_token(release.model, spec)
+            _next_token(release, spec)
     except Exception as error:  # noqa: BLE001  (the job's own code; a request is told of it)
         log.debug("release %d was not warmed up: %s", release.number, error)
     else:
@@ -47,9 +44,8 @@ def _smallest(tensor: TensorSpec) -> Array:
     return np.zeros(shape, DTYPES[tensor.datatype])
 
 
-def _next_token(model: object, spec: TextModel) -> None:
+def _next_token(release: ServedRelease, spec: TextModel) -> None:
     import torch
 
-    ids = spec.encode(spec.sample_prompt or _PROMPT)[-spec.context_tokens :]
     with torch.inference_mode():
-        cast("Callable[[Any], Any]", model)(torch.tensor([ids], dtype=torch.int64))
+        Sight(release, spec, spec.encode(spec.sample_prompt or _PROMPT)).logits()
