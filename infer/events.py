@@ -113,6 +113,7 @@ class Events:
         newest = self._node.serving.newest()
         measures = self._measures
         return {
+            "model": self._node.job_name,
             **described(self._node.serving, now),
             "versions": [list(version) for version in statistics.versions],
             "age_s": statistics.age_s,

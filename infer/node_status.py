@@ -39,13 +39,16 @@ class NodeStatus:
 
         ``release``, ``first_release`` and ``age_s`` are null before the first release;
         ``versions`` is [incarnation, version] of each shard; ``url`` is the one asked; ``accepts``
-        are the content types of files that may be sent instead of tensors.
+        are the content types of files that may be sent instead of tensors, ``sample_prompt`` what
+        a text model may be asked.
         """
+        spec = self._node.spec
         statistics = self._node.serving.statistics(self._node.clock())
         return json_response(
             {
                 "model": self._node.job_name,
-                "kind": "text" if isinstance(self._node.spec, TextModel) else "tensor",
+                "kind": "text" if isinstance(spec, TextModel) else "tensor",
+                "sample_prompt": spec.sample_prompt if isinstance(spec, TextModel) else "",
                 "accepts": sorted(self._node.tensors.media),
                 "class_names": list(self._node.tensors.class_names),
                 "url": str(request.base_url).rstrip("/"),

@@ -174,6 +174,7 @@ _STATUS: Final = fields(
     model=TEXT,
     kind={"enum": ["text", "tensor"]},
     accepts=listed(TEXT),
+    sample_prompt=TEXT,
     class_names=listed(TEXT),
     url=TEXT,
     release=_MAYBE_COUNT,

@@ -19,6 +19,7 @@ export class Bars {
       say(row.name, item.name);
       say(row.value, item.value);
       say(row.more, item.more ?? "");
+      row.bar.hidden = item.share === 0;
       row.bar.style.width = `${100 * item.share}%`;
       row.element.classList.toggle("best", Boolean(item.best));
     });

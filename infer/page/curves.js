@@ -42,7 +42,7 @@ class Chart {
       scales: { x: { time: false, range: () => this.range } },
       axes: [
         { ...axis, size: 24, gap: 4, values: (_, splits) => splits.map((v) => (v % 1 ? "" : count(v))) },
-        { ...axis, size: 46, gap: 6, values: (_, splits) => splits.map((v) => short(v)) },
+        { ...axis, size: 46, gap: 6, space: 26, values: (_, splits) => splits.map((v) => short(v)) },
       ],
       series: [
         {},
@@ -96,7 +96,6 @@ class Chart {
     ctx.save();
     ctx.strokeStyle = ctx.fillStyle = style("--quiet");
     ctx.font = `${11 * ratio}px ${style("--sans")}`;
-    ctx.textAlign = "right";
     ctx.setLineDash([2 * ratio, 3 * ratio]);
     for (const { release, text } of this.marks) {
       const x = Math.round(plot.valToPos(release, "x", true));
@@ -105,7 +104,9 @@ class Chart {
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
-      ctx.fillText(text, x - 4 * ratio, bbox.top + 10 * ratio);
+      const isLeft = x < bbox.left + bbox.width / 2;
+      ctx.textAlign = isLeft ? "left" : "right";
+      ctx.fillText(text, x + (isLeft ? 4 : -4) * ratio, bbox.top + 10 * ratio);
     }
     ctx.restore();
   }

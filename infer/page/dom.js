@@ -17,6 +17,9 @@ export function say(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
+/** Waits that nobody will end by waiting. */
+const TROUBLE = ["away", "silent", "quarantined"];
+
 /**
  * A table whose rows keep their elements as long as their key is there.
  * `columns`: {title, text: item => string, left?, class?}; `notes`: item => lines under its row.
@@ -42,6 +45,7 @@ export class Table {
       this.columns.forEach((column, i) => say(row.cells[i], column.text(item)));
       const notes = this.notes(item);
       say(row.note.firstChild, notes.join("; "));
+      row.note.classList.toggle("trouble", TROUBLE.includes(item.wait));
       row.element.classList.toggle("gone", item.live === false);
       order.push(row.element, ...(notes.length ? [row.note] : []));
     }

@@ -5,11 +5,11 @@ import { NONE, count, duration, rate, reading } from "./words.js";
 
 const tiles = new Map();
 
-function tile(key, title, value, note) {
+function tile(key, title, value, note, ofRun = false) {
   let made = tiles.get(key);
   if (!made) {
     made = { title: el("dt"), value: el("dd"), note: el("dd", { class: "note" }) };
-    made.element = el("div", {}, made.title, made.value, made.note);
+    made.element = el("div", { class: ofRun ? "of-run" : null }, made.title, made.value, made.note);
     tiles.set(key, made);
     find("figures").append(made.element);
   }
@@ -23,20 +23,21 @@ export function showFigures({ node, run }) {
   for (const made of tiles.values()) made.element.hidden = true;
   const release = node.release === null ? NONE : count(node.release);
   tile("release", "release", release, `${count(node.swaps)} swaps`);
-  const behind = node.release === node.newest ? "since named the newest" : `newest held is ${count(node.newest)}`;
-  tile("age", "age", node.age_s === null ? NONE : duration(node.age_s), behind);
+  const isNewest = node.release === node.newest;
+  const behind = isNewest ? "since named the newest" : `newest held is ${count(node.newest)}`;
+  tile("age", "age", duration(node.age_s), run === null ? "since it was loaded" : behind);
   if (run === null || run.silent_s === null) {
     tile("requests", "requests", count(node.requests.answered), "answered");
     return;
   }
-  tile("rate", "updates/s", rate(run.updates_per_s), `${count(run.updates)} updates`);
-  tile("loss", "loss", reading(run.loss), "mean of some seconds");
+  tile("rate", "updates/s", rate(run.updates_per_s), `${count(run.updates)} updates`, true);
+  tile("loss", "loss", reading(run.loss), "mean of the last 5 s", true);
   const metric = run.metric;
   if (metric) {
     const best = metric.best === null ? "" : `best ${reading(metric.best)}, `;
-    tile("metric", metric.name, reading(metric.last), `${best}first ${reading(metric.first)}`);
+    tile("metric", metric.name, reading(metric.last), `${best}first ${reading(metric.first)}`, true);
   }
   const live = run.workers.filter((worker) => worker.live);
   const samples = live.reduce((sum, worker) => sum + worker.samples_per_s, 0);
-  tile("workers", "workers", count(live.length), `${rate(samples)} samples/s`);
+  tile("workers", "workers", count(live.length), `${rate(samples)} samples/s`, true);
 }

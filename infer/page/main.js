@@ -18,6 +18,7 @@ const curves = new Curves();
 const run = new Run();
 const serving = new ServingView();
 let panel = null;
+let making = false;
 let report = null;
 
 function on(name, data) {
@@ -26,8 +27,12 @@ function on(name, data) {
 }
 
 function show(data) {
+  if (report && isAnother(report, data)) location.reload();
   report = data;
+  makePanel();
   find("main").hidden = false;
+  say(find("model"), data.node.model);
+  document.title = `${data.node.model} – gradmq`;
   const hasRun = data.run !== null && data.run.silent_s !== null;
   for (const id of RUN_PARTS) find(id).hidden = !hasRun;
   find("no-run").hidden = data.run !== null;
@@ -42,18 +47,33 @@ function show(data) {
   showState(data, stream);
 }
 
-/** The way to ask this model: known from the node alone, nothing here is made for one model. */
+/** Whether another model or another run is at this address now. */
+function isAnother(before, now) {
+  const runs = [before.run?.name, now.run?.name];
+  return before.node.model !== now.node.model || (runs.every(Boolean) && runs[0] !== runs[1]);
+}
+
+/** Once, as soon as the node says what it serves. */
 async function makePanel() {
+  if (panel || making) return;
+  making = true;
+  try {
+    panel = await panelFor();
+    panel.report(report.node);
+  } catch {
+    // The node went away in between: the next report tries again.
+  }
+  making = false;
+}
+
+/** The way to ask this model: known from the node alone, nothing here is made for one model. */
+async function panelFor() {
   const status = await askJson("/gradmq/v1/status");
-  say(find("model"), status.model);
-  document.title = `${status.model} – gradmq`;
   const parent = find("ask-body");
   const pictures = (status.accepts ?? []).filter((type) => type.startsWith("image/"));
-  if (status.kind === "text") return new PromptPanel(parent);
+  if (status.kind === "text") return new PromptPanel(parent, status.sample_prompt);
   if (pictures.length) return new PicturePanel(parent, status.model, pictures, status.class_names);
   return new TensorPanel(parent, status.model, await askJson(`/v2/models/${encodeURIComponent(status.model)}`));
 }
 
 const stream = new Stream(on, () => showState(report, stream));
-panel = await makePanel();
-if (report) panel.report(report.node);

@@ -47,9 +47,7 @@ class Answer {
       if (number === undefined) return null;
       const headers = { "content-type": "application/json" };
       if (number !== null) headers["x-gradmq-pin"] = String(number);
-      const post = (asked) => ask("/v1/completions", { method: "POST", headers, signal, body: JSON.stringify(asked) });
-      let answer = await post(body);
-      if (answer.status === 400) answer = await post({ ...body, stream: false });
+      const answer = await ask("/v1/completions", { method: "POST", headers, signal, body: JSON.stringify(body) });
       if (answer.ok) return answer;
       // Dropped between the look and the question: the next look knows.
       if (answer.status !== 409 || tries === TRIES) throw new Error(await errorText(answer));
@@ -57,29 +55,27 @@ class Answer {
   }
 
   async read(answer) {
-    if (answer.headers.get("content-type").startsWith("application/json")) {
-      this.text.textContent = (await answer.json()).choices[0].text;
-      return;
-    }
+    let whole = false;
     for await (const { data } of events(answer.body)) {
-      if (data === "[DONE]") return;
+      whole = data === "[DONE]";
+      if (whole) continue;
       const piece = JSON.parse(data);
-      if (piece.error) throw new Error(piece.error.message ?? piece.error);
-      this.text.append(piece.choices[0]?.text ?? "");
+      if (piece.error) throw new Error(piece.error.message);
+      this.text.append(piece.choices[0].text);
     }
-    throw new Error("the answer broke off");
+    if (!whole) throw new Error("the answer broke off");
   }
 }
 
 export class PromptPanel {
-  constructor(parent) {
+  constructor(parent, samplePrompt) {
     this.older = el("select", { "aria-label": "Which older release answers beside it" });
     this.answers = [
       new Answer(el("h3", {}, "what answers now")),
       new Answer(el("h3", {}, "beside it ", this.older)),
     ];
     this.prompt = el("textarea", { id: "prompt", rows: 3, spellcheck: "false" });
-    this.prompt.value = "def ";
+    this.prompt.value = samplePrompt;
     this.tokens = field("tokens", { type: "number", min: 1, max: 1024, value: 80, required: "" });
     this.temperature = field("temperature", { type: "number", min: 0, max: 2, step: 0.1, value: 0.7, required: "" });
     this.seed = field("seed", { type: "number", min: 0, step: 1, value: 1, required: "" });

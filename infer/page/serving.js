@@ -1,13 +1,13 @@
 // Which releases this node holds, which of them answers, and how quickly.
 
 import { Table, find, say } from "./dom.js";
-import { NONE, count, duration, latency } from "./words.js";
+import { NONE, count, duration, latency, percent } from "./words.js";
 
 const within = (seconds, total) => (!total ? NONE : seconds === null ? "> 10 s" : `≤ ${latency(seconds)}`);
 
 const columns = [
   { title: "release", left: true, text: (h) => count(h.release) },
-  { title: "is", left: true, text: (h) => [h.answering ? "◂ what answers" : "", ...h.labels].filter(Boolean).join(", ") },
+  { title: "is", left: true, text: (h) => h.is.join(", ") },
   { title: "versions", left: true, text: (h) => h.versions || NONE },
   { title: "age", text: (h) => duration(h.age_s) },
   { title: "answers", text: (h) => count(h.answers) },
@@ -24,7 +24,7 @@ export class ServingView {
   show(node) {
     const held = node.held.map((each) => ({
       ...each,
-      answering: each.release === node.release,
+      is: roles(node, each),
       latency: node.latency_by_release[each.release],
     }));
     this.table.show(held.reverse());
@@ -36,12 +36,17 @@ export class ServingView {
   }
 }
 
-function modeText(node) {
-  if (node.mode === "newest") return "The newest one answers.";
-  if (node.weights === null) return node.text;
-  const total = Object.values(node.weights).reduce((a, b) => a + b, 0);
-  const shares = Object.entries(node.weights).map(([name, w]) => `${name} ${Math.round((100 * w) / total)} %`);
-  return `Requests are split: ${shares.join(", ")}.`;
+/** What a release is here: its labels, and whether it answers, or which share of the requests. */
+function roles({ mode, weights, release, newest }, held) {
+  if (mode !== "split") return [...(held.release === release ? ["◂ what answers"] : []), ...held.labels];
+  const total = Object.values(weights).reduce((a, b) => a + b, 0);
+  const names = held.release === newest ? [...held.labels, "newest"] : held.labels;
+  return names.map((name) => (weights[name] ? `◂ ${percent(weights[name] / total)} ${name}` : name));
+}
+
+function modeText({ mode, text }) {
+  if (mode === "newest") return "The newest one answers.";
+  return mode === "split" ? "They share the requests." : text;
 }
 
 function requestsText(node) {

@@ -48,5 +48,8 @@ export function showState(report, stream) {
   say(find("mark"), MARKS[kind]);
   say(find("said"), sentence);
   say(find("since"), more);
-  find("main").classList.toggle("stale", report !== null && !stream.open);
+  const { classList } = find("main");
+  classList.toggle("stale", report !== null && !stream.open);
+  classList.toggle("run-stale", stream.open && report.run?.silent_s > BROKER_SILENT_S);
+  classList.toggle("alone", report !== null && report.run === null);
 }

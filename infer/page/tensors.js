@@ -4,7 +4,7 @@ import { askJson } from "./api.js";
 import { el, say } from "./dom.js";
 import { count } from "./words.js";
 
-/** An example with more values would not be read. */
+/** An example with more values would not be read: it is left to be filled in. */
 const MOST_VALUES = 4096;
 
 export class TensorPanel {
@@ -45,7 +45,7 @@ function example({ name, datatype, shape }) {
   const sizes = shape.map((size) => (size < 0 ? 1 : size));
   const length = sizes.reduce((a, b) => a * b, 1);
   const value = datatype === "BYTES" ? "" : datatype === "BOOL" ? false : 0;
-  return { name, datatype, shape: sizes, data: Array(Math.min(length, MOST_VALUES)).fill(value) };
+  return { name, datatype, shape: sizes, data: length > MOST_VALUES ? [] : Array(length).fill(value) };
 }
 
 /** JSON with one tensor a line. */

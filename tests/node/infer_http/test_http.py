@@ -310,6 +310,7 @@ def test_the_status_says_what_is_served_and_what_was_asked(
         "kind": "tensor",
         "accepts": [],
         "class_names": [],
+        "sample_prompt": "",
         "url": node.url,
         "release": 5,
         "first_release": 3,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import re
 import shutil
@@ -9,10 +10,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from gradmq.infer.run_watch import RunWatch
+from gradmq.serve import TensorModel, TensorSpec
 from gradmq.view import words
 
 browsers = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -169,7 +173,7 @@ def test_two_releases_complete_one_prompt_side_by_side(
     node = serve_node("letters", text_spec, keep=2)
     node.offer(11, _letter_after(2))
     node.offer(12, _letter_after(1))
-    page = open_page(node, "400 (Bad Request)")
+    page = open_page(node)
     page.get_by_label("Prompt").fill("a")
     page.get_by_label("tokens").fill("5")
     page.get_by_role("button", name="Complete").click()
@@ -179,6 +183,49 @@ def test_two_releases_complete_one_prompt_side_by_side(
     expect(page.locator(".by").first).to_contain_text("release 12, ")
     expect(page.locator(".by").last).to_contain_text("release 11, ")
     page.get_by_label("Which older release").select_option("11")
+
+
+def brightness(content: bytes) -> dict[str, Any]:
+    """One input, from 0 for black to 1 for white, of a picture file."""
+    with Image.open(io.BytesIO(content), formats=["PNG"]) as picture:
+        mean = np.asarray(picture.convert("L"), np.float32).mean() / 255
+    return {"brightness": np.array([mean], np.float32)}
+
+
+DARK_OR_BRIGHT = TensorModel(
+    inputs=(TensorSpec("brightness", "FP32", (-1,)),),
+    outputs=(TensorSpec("scores", "FP32", (-1, 2)),),
+    media={"image/png": brightness},
+    class_names=("dark", "bright"),
+)
+
+
+def test_a_drawing_moves_the_bars_and_so_does_a_new_release(
+    serve_node: Any, open_page: OpenPage
+) -> None:
+    node = serve_node("pictures", DARK_OR_BRIGHT)
+    node.offer(1, lambda bright: torch.stack([1 - bright, bright], dim=1))
+    page = open_page(node)
+    said, bars = page.locator(".seen > p"), page.locator(".classes tr")
+    paper = page.get_by_role("img").bounding_box()
+    assert paper is not None
+    left, middle = paper["x"] + 20, paper["y"] + paper["height"] / 2
+    page.mouse.move(left, middle)
+    page.mouse.down()
+    page.mouse.move(left + 200, middle, steps=4)
+    page.mouse.up()
+    expect(said).to_have_text("release 1 sees bright")
+    expect(bars).to_have_text([re.compile(r"dark[1-9] %"), re.compile(r"bright9\d %")])
+    node.offer(2, lambda bright: torch.stack([bright, 1 - bright], dim=1))
+    expect(said).to_have_text("release 2 sees dark")
+    black = io.BytesIO()
+    Image.new("L", (30, 20)).save(black, "PNG")
+    file = {"name": "black.png", "mimeType": "image/png", "buffer": black.getvalue()}
+    page.get_by_label("Choose a picture").set_input_files([file])
+    expect(bars).to_have_text(["dark0 %", "bright100 %"])
+    expect(bars.last.locator(".bar span")).to_have_attribute("style", "width: 100%;")
+    page.get_by_role("button", name="Clear").click()
+    expect(bars).to_have_count(0)
 
 
 def test_any_tensor_model_has_a_request_to_edit(
@@ -206,7 +253,7 @@ def test_a_phone_needs_no_sideways_scrolling_and_a_keyboard_is_enough(
     for release in (11, 12):
         node.offer(release, _letter_after(1))
         tell(watch, release, workers=[worker(f"a-worker-with-a-long-name-{i}") for i in range(3)])
-    page = open_page(node, "400 (Bad Request)")
+    page = open_page(node)
     page.set_viewport_size({"width": 360, "height": 740})
     page.emulate_media(color_scheme="dark", reduced_motion="reduce")
     expect(page.locator("#charts canvas").first).to_be_visible()
@@ -217,6 +264,7 @@ def test_a_phone_needs_no_sideways_scrolling_and_a_keyboard_is_enough(
     page.keyboard.press("Tab")
     expect(page.get_by_label("Prompt")).to_be_focused()
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
+    page.keyboard.type("a")
     page.keyboard.press("Control+Enter")
     expect(page.locator(".by").first).to_contain_text("release 12")
     assert page.evaluate("document.documentElement.scrollWidth") == 360
