@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy.typing as npt
 
-from gradmq.binding import ArrayBinding
+from gradmq.binding import ArrayBinding, first_not_finite
 from gradmq.errors import BrokerAway, Closed, ShardAway
 from gradmq.infer.stream import FollowerThread
+from gradmq.layout import Layout
 from gradmq.models import bound
 from gradmq.replica import Release
 from gradmq.security.keys import load_identity, why_silent
@@ -21,6 +22,8 @@ from gradmq.wire.messages import Evaluated, Role, Version
 
 if TYPE_CHECKING:
     import torch
+
+    from gradmq.torch_binding import TorchBinding
 
 
 CLOSE_S = 5.0
@@ -41,12 +44,43 @@ class FollowedRelease:
     the release closed."""
 
 
+class TakenRelease:
+    """A release out of a follower's hands: its memory is that of whoever holds this."""
+
+    def __init__(
+        self,
+        about: FollowedRelease,
+        release: Release,
+        layout: Layout,
+        binding: ArrayBinding | TorchBinding,
+    ) -> None:
+        self.about = about
+        """As of when it was taken."""
+        self._release = release
+        self._layout = layout
+        self._binding = binding
+
+    def first_not_finite(self) -> str:
+        """The name of a tensor that would hold a value which is not finite; "" if none would."""
+        return first_not_finite(self._layout, self._release.chunks)
+
+    def install(self) -> None:
+        """Write it into the follower's model; if that fails, the model holds parts of two."""
+        self._binding.install(self._layout, self._release.chunks)
+
+    def module(self) -> torch.nn.Module:
+        """A new module in eval mode with its values, like the follower's, which is not touched."""
+        if isinstance(self._binding, ArrayBinding):
+            raise Closed("arrays are no module: use update()")
+        return self._binding.with_values(self._layout, self._release.chunks)
+
+
 class Follower:
     """Follows a run's releases and writes one into its model when asked; read-only for the run.
 
     ``model`` is a torch module, or a dict of numpy float32 arrays. All methods belong to one
-    thread, the one that uses the model; the network has a thread of its own. Memory: two models
-    beside the one given.
+    thread, the one that uses the model; the network has a thread of its own. Memory: beside the
+    model given one for the newest release, unless it was taken, and one while the next one comes.
     """
 
     def __init__(
@@ -73,7 +107,7 @@ class Follower:
         self._address = address
         self._timeout_s = timeout
         self._more_report = report
-        self._installed: Release | None = None
+        self._installed: FollowedRelease | None = None
         identity = load_identity(keys, name or "", "reader", "infer")
         self._io = FollowerThread(
             address,
@@ -130,13 +164,13 @@ class Follower:
         Returns what is installed now: the same release as before if there is none newer.
         """
         if self._installed is not None and timeout > 0:
-            self.wait(self._describe(self._installed), timeout)
-        release = self._newest()
-        if release is not self._installed:
-            assert self._io.layout is not None
-            self._binding.install(self._io.layout, release.chunks)
-            self._installed = release
-        return self._describe(release)
+            self.wait(self._installed, timeout)
+        about = self.newest()
+        if self._installed is None or about.number > self._installed.number:
+            release = self._in_hand(self._newest())
+            release.install()
+            about = self._installed = release.about
+        return about
 
     def wait(self, newer_than: FollowedRelease | None = None, timeout: float = 5.0) -> bool:
         """Wait until there is a release newer than this one; False at the deadline."""
@@ -150,16 +184,20 @@ class Follower:
         return self._describe(self._newest())
 
     def module(self) -> tuple[FollowedRelease, torch.nn.Module]:
-        """The newest release as a new module in eval mode; the model given is not touched.
-
-        Its tensors share the release's memory where they can: nothing may write to them.
-        """
-        if isinstance(self._binding, ArrayBinding):
-            raise Closed("arrays are no module: use update()")
+        """The newest release as a new module in eval mode; the model given is not touched."""
         release = self._newest()
-        assert self._io.layout is not None
-        module = self._binding.with_values(self._io.layout, release.chunks)
+        module = self._in_hand(release).module()
         return self._describe(release), module
+
+    def take(self) -> TakenRelease:
+        """The newest release, to be looked at before it is used, or to be used once.
+
+        The follower gives up its memory: raises Closed if this release was taken before.
+        """
+        release = self._in_hand(self._newest())
+        with self._io.lock:
+            self._io.let_go(release.about.number)
+        return release
 
     def report_evaluation(self, release: FollowedRelease, metrics: Mapping[str, float]) -> None:
         """Tell the run what this release achieved on held-out data."""
@@ -192,6 +230,12 @@ class Follower:
             if self._io.newest is None:
                 raise self._away("update", 0.0)
             return self._io.newest
+
+    def _in_hand(self, release: Release) -> TakenRelease:
+        assert self._io.layout is not None
+        if release.number == self._io.let_go_of:
+            raise Closed(f"release {release.number} was taken before: wait() for a newer one")
+        return TakenRelease(self._describe(release), release, self._io.layout, self._binding)
 
     def _number(self) -> int:
         return self._io.newest.number if self._io.newest else 0

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from itertools import chain
 from typing import TYPE_CHECKING
 
 import torch
+
+from gradmq.infer.follower import TakenRelease
 
 if TYPE_CHECKING:
     Score = Callable[[torch.nn.Module], float]
@@ -26,17 +27,21 @@ class Guard:
         self._max_score_drop = max_score_drop or 0.0
         self._last_score: float | None = None
 
-    def why_unfit(self, model: torch.nn.Module) -> str:
-        """Why this release is not to be served, as in "release 7 …"; "" if it is."""
-        for name, tensor in chain(model.named_parameters(), model.named_buffers()):
-            if not _is_finite(tensor):
-                return f"has a value in {name!r} that is not finite"
-        return "" if self._score is None else self._why_worse(self._score, model)
+    def why_unfit(self, release: TakenRelease) -> str:
+        """Why what came is not to be served, as in "release 7 …"; "" if it is, as far as it goes.
 
-    def _why_worse(self, score_of: Score, model: torch.nn.Module) -> str:
+        What a release does not bring, as a mask of the job's own, may well hold infinities.
+        """
+        name = release.first_not_finite()
+        return f"has a value in {name!r} that is not finite" if name else ""
+
+    def why_worse(self, model: torch.nn.Module) -> str:
+        """The same of the model that it has become."""
+        if self._score is None:
+            return ""
         try:
             with torch.inference_mode():
-                score = float(score_of(model))
+                score = float(self._score(model))
         except Exception as error:  # noqa: BLE001  (the job's own code)
             return f"cannot be scored: {type(error).__name__}: {error}"
         if not math.isfinite(score):
@@ -47,11 +52,3 @@ class Guard:
             return f"{text}, a drop of more than {self._max_score_drop:g}"
         self._last_score = score
         return ""
-
-
-def _is_finite(tensor: torch.Tensor) -> bool:
-    if not tensor.is_floating_point() or tensor.numel() == 0:
-        return True
-    # One pass and no memory: both ends are NaN if any value is.
-    low, high = torch.aminmax(tensor.detach())
-    return math.isfinite(low) and math.isfinite(high)

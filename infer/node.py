@@ -29,6 +29,7 @@ from gradmq.infer.swapping import Swapper
 from gradmq.infer.warm_up import warm_up
 from gradmq.job import Job
 from gradmq.security.token import read_token
+from gradmq.torch_binding import hollow
 
 log = logging.getLogger(__name__)
 
@@ -115,8 +116,9 @@ def releases_of_run(
     """
 
     def follow(swapper: Swapper, url: str, stopped: Callable[[], bool]) -> None:
+        model = job.model()
         follower = Follower(
-            job.model(),
+            model,
             broker,
             name or None,
             join_timeout_s,
@@ -125,6 +127,7 @@ def releases_of_run(
             report=lambda: {"url": url},
             on_status=watch.heard if watch else None,
         )
+        hollow(model)
         try:
             follower.open(stopped)
             swapper.follow(follower, Guard(job.score, max_score_drop), stopped)

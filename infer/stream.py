@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from gradmq import link
@@ -14,6 +15,7 @@ from gradmq.layout import Layout, Tensor
 from gradmq.member_thread import MemberThread
 from gradmq.replica import Release, Releases
 from gradmq.security.keys import Identity
+from gradmq.wire.codec import check_payload
 from gradmq.wire.messages import (
     AskStatus,
     Beacon,
@@ -55,11 +57,18 @@ class FollowerThread(MemberThread):
         self._role: Role = role
         self._name = name
         self._tensors = tuple(tensors)
+        self.let_go_of = -1
         self._heard_newest_at: float | None = None
         self._on_status = on_status
         self._ask_status_at = 0.0
         self._applied_at: tuple[int, float] | None = None
         """The newest release that was heard to close, and when its last update was applied."""
+
+    def let_go(self, number: int) -> None:
+        """Keep the versions alone of this release, if it is the newest: somebody else has it."""
+        if self.newest is not None and self.newest.number == number:
+            emptied = tuple(replace(part, payload=()) for part in self.newest.publications)
+            self.newest, self.let_go_of = Release(number, emptied), number
 
     def age_s(self, release: int) -> float:
         """Time since this node last heard that ``release`` is the newest."""
@@ -132,6 +141,11 @@ class FollowerThread(MemberThread):
             link.send(self.broker, AskStatus())
 
     # -- releases ---------------------------------------------------------------------------------
+
+    def checked(self, publication: Publication, size: int) -> Publication:
+        """Its parts stay as they came: they are copied once, into a model."""
+        check_payload(publication.payload, size, publication.crc, publication.codec)
+        return publication
 
     def _on_manifest(self, manifest: Manifest, now: float) -> None:
         assert self.releases is not None

@@ -53,9 +53,13 @@ class Swapper:
         self, follower: Follower, guard: Guard, before: FollowedRelease | None
     ) -> FollowedRelease:
         begun_s = time.monotonic()
-        taken, module = follower.module()
-        told_s = time.monotonic()  # what is said of time in ``taken`` is as of now
-        unfit = guard.why_unfit(module)
+        release = follower.take()
+        taken = release.about
+        unfit = guard.why_unfit(release)
+        if not unfit:
+            module = release.module()
+            del release  # two models are enough
+            unfit = guard.why_worse(module)
         down = self.serving.last_turned_down
         was_unfit = bool(before and down and down.number == before.number)
         if unfit:
@@ -63,13 +67,12 @@ class Swapper:
             if not was_unfit:
                 log.warning("skips release %d: it %s", taken.number, unfit)
             return taken
-        release = ServedRelease(taken.number, taken.versions, module)
-        self.offer(release, told_s - taken.age_s)
+        self.offer(ServedRelease(taken.number, taken.versions, module), begun_s - taken.age_s)
         now = time.monotonic()
         self.measures.swaps.add(now - begun_s)
         is_news = before is None or before.versions != taken.versions
         if taken.since_applied_s is not None and is_news:
-            self.measures.applied_to_servable.observe(taken.since_applied_s + now - told_s)
+            self.measures.applied_to_servable.observe(taken.since_applied_s + now - begun_s)
         if taken.number == 1 or taken.number % TOLD_EVERY == 0 or was_unfit:
             log.info("serves release %d", taken.number)
         return taken

@@ -26,6 +26,9 @@ Chunks = Iterable[Vector]
 #: Copied and checked at once: in the cache for the second, and long enough for fast copying.
 BLOCK = 1 << 18
 
+#: What is at least this far from 0 becomes infinite in a tensor of this type.
+_INFINITE_FROM = {"float16": 65520.0, "bfloat16": float.fromhex("0x1.ffp127")}
+
 #: Of so few elements numpy's functions do not give up the interpreter's lock.
 FEW = 500
 
@@ -174,18 +177,29 @@ def scatter(
 
 
 def whole_tensors(layout: Layout, shards: Sequence[Chunks]) -> dict[int, Vector]:
-    """The flat values of every tensor by row; views where a tensor lies in one chunk."""
-    out: dict[int, Vector] = {}
+    """The flat values of every tensor by row, in memory of their own."""
+    out = {row: np.empty(tensor.size, np.float32) for row, tensor in enumerate(layout.tensors)}
 
     def write(row: int, start: int, values: Vector) -> None:
-        size = layout.tensors[row].size
-        if values.size == size:
-            out[row] = values
-        else:
-            out.setdefault(row, np.empty(size, np.float32))[start : start + values.size] = values
+        out[row][start : start + values.size] = values
 
     scatter(layout, shards, write)
     return out
+
+
+def first_not_finite(layout: Layout, shards: Sequence[Chunks]) -> str:
+    """The name of a tensor that would hold a value which is not finite; "" if none would."""
+    found: list[str] = []
+
+    def look(row: int, start: int, values: Vector) -> None:
+        tensor = layout.tensors[row]
+        bound = _INFINITE_FROM.get(tensor.dtype)
+        fits = is_finite(values) if bound is None else bool((np.abs(values) < bound).all())
+        if not fits:
+            found.append(tensor.name)
+
+    scatter(layout, shards, look)
+    return found[0] if found else ""
 
 
 def _pack(

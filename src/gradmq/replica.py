@@ -264,6 +264,8 @@ class Release:
 class Releases:
     """Assembles releases out of a manifest and one labelled publication per shard (P2).
 
+    It keeps the parts of what is not complete; a release that is, is its caller's.
+
     Where parts take longer to come than releases to follow each other, the newest is never whole
     when the next one closes. So one that is begun stays wanted, whatever closes meanwhile, until it
     is whole, a newer one is, or a shard has it no more; a shard is asked for one part at a time.
@@ -279,7 +281,8 @@ class Releases:
         """The release whose parts are fetched; among the manifests."""
         self._labelled = [0] * layout.shards
         self._fetching: dict[int, tuple[int, float]] = {}
-        self.newest: Release | None = None
+        self._have = 0
+        """The newest that is complete."""
         self.newest_heard = 0
 
     def on_publication(self, publication: Publication) -> Release | None:
@@ -326,10 +329,6 @@ class Releases:
         self._fetching.pop(shard, None)
         self._wanted = max(self._manifests, default=None)
 
-    @property
-    def _have(self) -> int:
-        return self.newest.number if self.newest else 0
-
     def _missing(self, shard: int, release: int, now: float) -> AskShard | None:
         if shard in self._parts.get(release, {}):
             return None
@@ -342,9 +341,9 @@ class Releases:
         for number in sorted(self._manifests.keys() & self._parts.keys(), reverse=True):
             if self._is_whole(self._manifests[number], self._parts[number]):
                 ordered = tuple(self._parts[number][i] for i in range(self._layout.shards))
-                self.newest = Release(number, ordered)
+                self._have = number
                 self._forget_what_is_complete()
-                return self.newest
+                return Release(number, ordered)
         return None
 
     @staticmethod

@@ -118,19 +118,22 @@ class TorchBinding:
         return vectors_by_row(self.tensors, arrays)
 
     def with_values(self, layout: Layout, shards: Sequence[Chunks]) -> torch.nn.Module:
-        """A second module like this one, in eval mode, whose tensors are those of a release.
-
-        Tensors that lie in one chunk share its memory; nothing writes to them.
-        """
+        """A second module like this one, in eval mode, whose tensors are those of a release."""
         replaced: dict[int, Any] = {}
         for row, vector in whole_tensors(layout, shards).items():
             old = self._tensor_of(row)
-            values = _tensor(vector, old.shape).to(old.device, old.dtype)
+            values = _tensor(vector, self.tensors[row].shape).to(old.device, old.dtype)
             is_parameter = row < self._first_buffer
             new = torch.nn.Parameter(values, requires_grad=False) if is_parameter else values
             replaced[id(old)] = new
         # deepcopy asks this memo first: the new tensors take the place of copies, tied ones once.
         return copy.deepcopy(self.model, replaced).eval()
+
+
+def hollow(model: torch.nn.Module) -> None:
+    """Give up the memory of what a release brings: a bound model is only a mould from now on."""
+    for tensor in (*model.parameters(), *_travelling_buffers(model).values()):
+        tensor.data = tensor.data.new_empty(0)
 
 
 def _travelling_buffers(model: torch.nn.Module) -> dict[str, torch.Tensor]:

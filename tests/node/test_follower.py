@@ -151,6 +151,29 @@ def test_the_status_lists_followers_with_their_release(cluster: gradmq.LocalClus
         assert rows["watching"]["waiting_for"] == ""
 
 
+def test_a_release_is_taken_once_and_the_follower_waits_for_a_newer_one(
+    cluster: gradmq.LocalCluster,
+) -> None:
+    arrays = zeros()
+    with (
+        gradmq.Follower(arrays, cluster.address) as follower,
+        gradmq.Worker(zeros(), cluster.address) as worker,
+    ):
+        taken = follower.take()
+        assert taken.first_not_finite() == ""
+        for again in (follower.take, follower.update):
+            with pytest.raises(gradmq.GradmqError, match="was taken before"):
+                again()
+        assert follower.newest().versions == taken.about.versions
+        taken.install()
+        assert set(arrays["bias"]) == {-taken.about.versions[1][1]}
+        worker.push(ones()).verdict()
+        assert follower.wait(newer_than=taken.about, timeout=20)
+        newer = follower.update()
+        assert newer.number > taken.about.number
+        assert follower.update().number >= newer.number, "what is installed may be asked for again"
+
+
 def test_arrays_are_no_module(cluster: gradmq.LocalCluster) -> None:
     with (
         gradmq.Follower(zeros(), cluster.address) as follower,

@@ -10,7 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradmq.binding import BLOCK, ArrayBinding, Gradients, scatter, whole_tensors
+from gradmq.binding import (
+    BLOCK,
+    ArrayBinding,
+    Gradients,
+    first_not_finite,
+    scatter,
+    whole_tensors,
+)
 from gradmq.errors import LayoutMismatch
 from gradmq.layout import Layout, Tensor
 
@@ -152,13 +159,26 @@ def test_every_element_is_written_once_where_it_belongs(
         np.testing.assert_array_equal(whole.get(row, np.empty(0)), vector)
 
 
-def test_a_tensor_in_one_chunk_is_not_copied_to_be_whole() -> None:
+def test_whole_tensors_keep_no_memory_of_the_chunks() -> None:
     layout = Layout((Tensor("a", "float32", (2,)), Tensor("b", "float32", (4,))), 1)
     vector = np.arange(6, dtype=np.float32)
     whole = whole_tensors(layout, [(vector[:3], vector[3:])])
-    assert np.shares_memory(whole[0], vector)
-    assert not np.shares_memory(whole[1], vector)
+    assert not any(np.shares_memory(tensor, vector) for tensor in whole.values())
+    np.testing.assert_array_equal(whole[0], [0, 1])
     np.testing.assert_array_equal(whole[1], [2, 3, 4, 5])
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize("at", [0, 2, 5])
+def test_the_tensor_with_a_value_that_is_not_finite_is_named(
+    value: float, dtype: str, at: int
+) -> None:
+    layout = Layout((Tensor("a", dtype, (2,)), Tensor("b", dtype, (4,))), 2)
+    vector = np.arange(6, dtype=np.float32)
+    assert first_not_finite(layout, [(vector[:3],), (vector[3:],)]) == ""
+    vector[at] = value
+    assert first_not_finite(layout, [(vector[:3],), (vector[3:],)]) == ("a" if at < 2 else "b")
 
 
 # -- gradients, cut -------------------------------------------------------------------------------

@@ -12,13 +12,13 @@ import pytest
 import torch
 from torch import nn
 
-from gradmq.binding import Gradients
+from gradmq.binding import Gradients, first_not_finite
 from gradmq.errors import LayoutMismatch
 from gradmq.layout import Layout, Tensor
 from gradmq.ps.optim import SGD
 from gradmq.ps.policy import Unbounded
 from gradmq.ps.shard import Shard
-from gradmq.torch_binding import TorchBinding
+from gradmq.torch_binding import TorchBinding, hollow
 from gradmq.wire.codec import array_payload, payload_crc
 from gradmq.wire.messages import Attach, Directory, Push, Seed
 
@@ -522,6 +522,27 @@ def test_later_releases_do_not_change_a_module_made_before() -> None:
     weight = first.state_dict()["weight"].clone()
     released(model, randomised(nn.Linear(2, 1)), shards=1)
     assert torch.equal(first.state_dict()["weight"], weight)
+
+
+def test_a_model_is_a_mould_without_values_of_its_own() -> None:
+    for model, values in ((Tied(), randomised(Tied())), (Buffers(), Buffers())):
+        binding = TorchBinding(model)
+        layout = Layout(binding.tensors, 2)
+        hollow(model)
+        assert all(tensor.numel() == 0 for tensor in model.parameters())
+        served = binding.with_values(layout, chunks(layout, TorchBinding(values).read()))
+        assert_equal_state(served, values)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    "value", [65519.0, 65520.0, 3.395e38, 3.3962e38, 3.4e38, float("inf"), float("nan")]
+)
+def test_what_becomes_infinite_in_the_models_type_is_not_finite(dtype: str, value: float) -> None:
+    values = np.full(600, -value, np.float32)
+    held = torch.from_numpy(values).to(getattr(torch, dtype))
+    name = first_not_finite(Layout((Tensor("a", dtype, (600,)),), 1), [(values,)])
+    assert (name == "") == bool(torch.isfinite(held).all())
 
 
 # -- devices --------------------------------------------------------------------------------------
