@@ -112,8 +112,10 @@ class Chart {
   }
 }
 
+/** A number at an axis: as few figures as it has. */
 function short(value) {
-  return Math.abs(value) >= 1e5 || (value && Math.abs(value) < 1e-3) ? value.toExponential(0) : String(+value.toFixed(4));
+  const size = Math.abs(value);
+  return size >= 1e5 || (size && size < 1e-3) ? value.toExponential(0) : String(+value.toFixed(4));
 }
 
 export class Curves {

@@ -3,7 +3,7 @@
 import { askJson } from "./api.js";
 import { Bars } from "./bars.js";
 import { el, say } from "./dom.js";
-import { NONE, count, percent, reading } from "./words.js";
+import { count, percent, reading } from "./words.js";
 
 const SIDE = 280;
 const PEN = 20;
@@ -15,12 +15,14 @@ export class PicturePanel {
     this.model = model;
     this.accepts = accepts;
     this.classNames = classNames;
-    this.canvas = el("canvas", { width: SIDE, height: SIDE, role: "img", "aria-label": "The picture that is asked about" });
+    const label = "The picture that is asked about";
+    this.canvas = el("canvas", { width: SIDE, height: SIDE, role: "img", "aria-label": label });
     this.file = el("input", { type: "file", id: "picture-file", accept: "image/*", class: "unseen" });
     this.clear = el("button", { type: "button" }, "Clear");
     const choose = el("label", { for: "picture-file", class: "button" }, "Choose a picture");
     const tools = el("div", { class: "settings" }, this.file, choose, this.clear);
-    const hint = el("p", { class: "quiet" }, "Draw, or drop or choose a picture. It is asked about again at every new release.");
+    const how = "Draw, or drop or choose a picture. It is asked about again at every new release.";
+    const hint = el("p", { class: "quiet" }, how);
     this.said = el("p", { role: "status" }, "no picture yet");
     const answer = el("div", { class: "classes" });
     const left = el("div", { class: "drawing" }, this.canvas, tools, hint);
@@ -105,9 +107,8 @@ export class PicturePanel {
       return;
     }
     this.asking = true;
-    const { content } = this;
     try {
-      const body = content === "canvas" ? await new Promise((done) => this.canvas.toBlob(done, "image/png")) : content;
+      const body = this.content === "canvas" ? await this.drawn() : this.content;
       const options = { method: "POST", headers: { "content-type": body.type }, body };
       const answer = await askJson(`/v2/models/${encodeURIComponent(this.model)}/infer`, options);
       if (this.content) this.show(answer);
@@ -119,6 +120,10 @@ export class PicturePanel {
       this.again = false;
       this.ask();
     }
+  }
+
+  drawn() {
+    return new Promise((done) => this.canvas.toBlob(done, "image/png"));
   }
 
   show(answer) {
@@ -140,14 +145,14 @@ export class PicturePanel {
         value: shares ? percent(value) : reading(value),
         best: i === best,
       })));
-    say(this.said, `release ${count(this.release)} sees ${name(best) ?? NONE}`);
+    say(this.said, `release ${count(this.release)} sees ${name(best)}`);
   }
 }
 
 /** Of the outputs for one picture, the one that has a number for each class. */
 function classesOf(outputs) {
-  const lists = outputs.filter((o) => /^FP|^BF/.test(o.datatype) && o.data.length > 1 && o.data.length <= MOST_CLASSES);
-  return lists[0]?.data ?? null;
+  const isList = ({ length }) => length > 1 && length <= MOST_CLASSES;
+  return outputs.find((o) => /^FP|^BF/.test(o.datatype) && isList(o.data))?.data ?? null;
 }
 
 function isShares(values) {

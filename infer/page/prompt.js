@@ -15,7 +15,8 @@ class Answer {
     this.prompt = el("span", { class: "given" });
     this.text = el("span");
     this.by = el("p", { class: "by quiet" });
-    this.element = el("div", { class: "answer" }, title, el("div", { class: "text" }, this.prompt, this.text), this.by);
+    const written = el("div", { class: "text" }, this.prompt, this.text);
+    this.element = el("div", { class: "answer" }, title, written, this.by);
   }
 
   /** `pin()`: the release to be asked, null for whatever answers, undefined for none. */
@@ -91,7 +92,8 @@ export class PromptPanel {
     this.prompt.addEventListener("keydown", (event) => {
       if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) this.form.requestSubmit();
     });
-    parent.replaceChildren(this.form, el("div", { class: "answers" }, ...this.answers.map((a) => a.element)), this.done);
+    const answers = el("div", { class: "answers" }, ...this.answers.map((answer) => answer.element));
+    parent.replaceChildren(this.form, answers, this.done);
   }
 
   report(node) {
