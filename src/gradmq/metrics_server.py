@@ -27,7 +27,7 @@ from gradmq.security.token import read_token
 
 log = logging.getLogger(__name__)
 
-#: Connections at once; a scraper has one, and more are closed unheard.
+#: Connections at once; a scraper has one. For one more the oldest goes: it hangs.
 CONNECTIONS = 16
 
 #: Connections that the kernel holds until they are accepted, or closed.
@@ -82,7 +82,7 @@ class MetricsServer:
         self._thread: threading.Thread | None = None
         self._pages: Pages = {}
         self._read_at = float("-inf")
-        self._open: set[_Connection] = set()
+        self._open: list[_Connection] = []
         self.address = ""
         """HOST:PORT for others to scrape, once entered; "" if there is none."""
 
@@ -132,7 +132,7 @@ class MetricsServer:
         while others := asyncio.all_tasks() - {asyncio.current_task()}:
             await asyncio.wait(others)
         server.close()
-        for connection in list(self._open):
+        for connection in self._open:
             connection.transport.abort()
 
     def _answer(self, head: bytes) -> bytes:
@@ -182,18 +182,19 @@ class _Connection(asyncio.Protocol):
 
     transport: asyncio.Transport
 
-    def __init__(self, answer: Callable[[bytes], bytes], others: set[_Connection]) -> None:
+    def __init__(self, answer: Callable[[bytes], bytes], every: list[_Connection]) -> None:
+        """``every``: those that are open, oldest first."""
         self._answer = answer
-        self._others = others
+        self._every = every
         self._head = b""
         self._answered = False
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         self.transport = transport
         self._timer = asyncio.get_running_loop().call_later(WHOLE_S, transport.abort)
-        if len(self._others) >= CONNECTIONS:
-            transport.abort()
-        self._others.add(self)
+        self._every.append(self)
+        if len(self._every) > CONNECTIONS:
+            self._every.pop(0).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._answered:
@@ -208,7 +209,8 @@ class _Connection(asyncio.Protocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         self._timer.cancel()
-        self._others.discard(self)
+        if self in self._every:
+            self._every.remove(self)
 
 
 class OwnedMetrics(Generic[T]):
