@@ -172,6 +172,8 @@ def _follower(member: Member, now: float) -> dict[str, Any]:
         "name": member.name,
         "live": not member.lost,
         "release": member.report.get("release", 0),
+        "answering": member.report.get("answering", 0),
+        "steering": member.report.get("steering", ""),
         "age_s": member.report.get("age_s"),
         "url": member.report.get("url", ""),
         "waiting_for": member.report.get("waiting_for", ""),

@@ -124,7 +124,7 @@ def releases_of_run(
             join_timeout_s,
             keys=keys,
             role="infer",
-            report=lambda: {"url": url},
+            report=lambda: {"url": url, **swapper.serving.report(time.monotonic())},
             on_status=watch.heard if watch else None,
         )
         hollow(model)

@@ -298,6 +298,20 @@ class Serving:
             turned_down=self._turned_down,
         )
 
+    def report(self, now: float) -> dict[str, object]:
+        """For the run's status: the release that answers, its age, and why it is not the newest.
+
+        In a split, where several answer, 0 and the age of the newest.
+        """
+        mode = self._mode
+        several = isinstance(mode, Split)
+        held = self.newest() if several else self.holding()
+        return {
+            "answering": held.release.number if held and not several else 0,
+            "steering": mode.brief() if mode else "",
+            "age_s": round(held.age_s(now), 3) if held else None,
+        }
+
     # -- inside -----------------------------------------------------------------------------------
 
     def _find(self, number: int) -> Holding:

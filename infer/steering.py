@@ -32,6 +32,10 @@ class Pinned:
     def __str__(self) -> str:
         return f"this node stays at release {self.holding.release.number} ({self.reason})"
 
+    def brief(self) -> str:
+        """For a table that has the release already."""
+        return self.reason
+
 
 @dataclass(frozen=True, slots=True)
 class Split:
@@ -41,8 +45,11 @@ class Split:
     """By label, above 0; their sum is the whole."""
 
     def __str__(self) -> str:
-        shares = ", ".join(f"{label}={weight:g}" for label, weight in self.weights.items())
-        return f"this node splits requests: {shares}"
+        return f"this node splits requests: {self._shares()}"
+
+    def brief(self) -> str:
+        """For a table."""
+        return f"split: {self._shares()}"
 
     def label(self, point: float) -> str:
         """Whose share the point, in [0, 1), lies in."""
@@ -53,6 +60,9 @@ class Split:
             if point * total < reached:
                 return label
         return label  # rounding left the point at the very end
+
+    def _shares(self) -> str:
+        return ", ".join(f"{label}={weight:g}" for label, weight in self.weights.items())
 
 
 def require_label(label: str, known: tuple[str, ...]) -> None:

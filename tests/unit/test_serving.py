@@ -273,6 +273,21 @@ def test_a_node_told_so_returns_to_stable_when_a_release_is_not_fit() -> None:
     assert answers(serving) == 7
 
 
+def test_the_run_is_told_what_answers_and_why_it_is_not_the_newest() -> None:
+    serving = Serving(keep=3)
+    assert serving.report(now=9.0) == {"answering": 0, "steering": "", "age_s": None}
+    for number in (4, 5, 6):
+        serving.offer(release(number), heard_newest_at_s=float(number))
+    assert serving.report(now=9.0) == {"answering": 6, "steering": "", "age_s": 3.0}
+    serving.roll_back()
+    why = "rolled back from release 6"
+    assert serving.report(now=9.0) == {"answering": 5, "steering": why, "age_s": 4.0}
+    serving.label("stable")
+    serving.split({"stable": 95, "newest": 5})
+    why = "split: stable=95, newest=5"
+    assert serving.report(now=9.0) == {"answering": 0, "steering": why, "age_s": 3.0}
+
+
 def test_answers_are_counted_by_release_as_long_as_it_is_held() -> None:
     serving = serving_with(4, 5, keep=2)
     for number in (4, 5, 5, 3):

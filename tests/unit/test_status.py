@@ -168,10 +168,12 @@ def test_inference_nodes_and_other_followers_are_apart(
 ) -> None:
     join(members, "infer", "infer-1")
     join(members, "follower", "evaluator")
-    report(members, "infer-1", release=12, age_s=0.25, url="http://127.0.0.1:8000")
+    steered = {"answering": 11, "steering": "pinned"}
+    report(members, "infer-1", release=12, age_s=0.25, url="http://127.0.0.1:8000", **steered)
     found = status(members, releases)
     (infer,), (follower,) = found["infer"], found["followers"]
     assert (infer["release"], infer["age_s"], infer["url"]) == (12, 0.25, "http://127.0.0.1:8000")
+    assert (infer["answering"], infer["steering"]) == (11, "pinned")
     assert (follower["name"], follower["release"], follower["age_s"]) == ("evaluator", 0, None)
 
 

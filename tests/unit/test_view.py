@@ -315,6 +315,18 @@ def busy_status() -> dict[str, Any]:
     )
 
 
+def test_a_node_is_shown_with_the_release_that_it_answers_with_and_why() -> None:
+    pinned = node(release=33, answering=31, steering="rolled back from release 32", age_s=2.0)
+    split = node("infer-2", release=33, answering=0, steering="split: stable=9, newest=1", age_s=0)
+    plain = node("infer-3", release=34, answering=33, age_s=0.4)
+    figures = after((0.0, status(infer=[pinned, split, plain])))
+    lines = shown(render(figures))
+    assert [line_with(f"infer-{i}", lines).split()[1] for i in (1, 2, 3)] == ["31", "33", "33"]
+    assert "  rolled back from release 32; the newest is 33" in lines
+    assert "  split: stable=9, newest=1; the newest is 33" in lines
+    assert "release 31 (age 2.0 s)" in PlainLines().lines(figures)[-1]
+
+
 def test_the_table_shows_what_every_member_does() -> None:
     lines = shown(render(after((0.0, busy_status())), Progress(35, 90, "s")))
     assert "training" in lines[0]

@@ -77,10 +77,20 @@ class NodeFigures:
 
     name: str
     release: int
+    """The newest complete one it has."""
+    answering: int
+    """What it answers with: that one, or an older one; 0 if that is more than one."""
+    steering: str
+    """Why, if that is not just the newest."""
     age_s: float | None
     url: str
     live: bool
     wait: Wait | None
+
+    @property
+    def served(self) -> int:
+        """What it answers with, as far as that is one release; else the newest."""
+        return self.answering or self.release
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +218,8 @@ class Figures:
         return NodeFigures(
             name=row["name"],
             release=row["release"],
+            answering=row.get("answering", 0),
+            steering=row.get("steering", ""),
             age_s=None if age_s is None else age_s + row["silent_s"],
             url=row["url"],
             live=row["live"],

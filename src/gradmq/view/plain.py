@@ -101,8 +101,8 @@ def _release(figures: Figures) -> str:
     served = [node for node in figures.infer if node.live and node.age_s is not None]
     if not served:
         return f"release {words.count(figures.release)}"
-    last = min(served, key=lambda node: node.release)
-    return f"release {words.count(last.release)} (age {words.duration(last.age_s or 0.0)})"
+    last = min(served, key=lambda node: node.served)
+    return f"release {words.count(last.served)} (age {words.duration(last.age_s or 0.0)})"
 
 
 def _waits(figures: Figures) -> dict[str, Wait]:

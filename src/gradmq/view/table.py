@@ -172,12 +172,15 @@ def _nodes(figures: Figures, name_width: int) -> list[Text]:
     lines = [_titles(columns)] if nodes else []
     for node in nodes:
         lines.append(_node(node, columns))
+        if node.steering:
+            newest = f"the newest is {words.count(node.release)}"
+            lines.append(Text(f"  {words.printable(node.steering)}; {newest}", ATTENTION))
         lines += _note(node.wait, figures.now)
     return lines
 
 
 def _node(node: NodeFigures, columns: Sequence[_Column]) -> Text:
-    release = words.count(node.release) if node.release or node.age_s is not None else words.NONE
+    release = words.count(node.served) if node.served or node.age_s is not None else words.NONE
     age = words.NONE if node.age_s is None else words.duration(node.age_s)
     line = _row(columns, [node.name, release, age])
     return line.append(f"  {words.printable(node.url)}")

@@ -325,6 +325,10 @@ class Report:
     # of a follower
     age_s: float | None = None
     url: str = ""
+    answering: int = 0
+    """The release that answers; 0: none, or several, or it serves nothing."""
+    steering: str = ""
+    """Why that is not just the newest, in words."""
     # of a shard or a worker
     metrics: str = ""
     """HOST:PORT where it shows metrics over HTTP."""
