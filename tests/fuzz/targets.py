@@ -12,7 +12,7 @@ import os
 import struct
 import tempfile
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache
 from io import BytesIO
@@ -22,16 +22,19 @@ from typing import Any
 import crc32c
 import numpy as np
 from PIL import Image
+from starlette.requests import Request
 
 from fuzz import journals
 from fuzz.mutate import Parts
 from gradmq.durable import read_number
 from gradmq.errors import CheckpointError, RemoteProtocolError
 from gradmq.infer.body import parse_json_object
+from gradmq.infer.choosing import Choice
 from gradmq.infer.completion_request import parse_completion
 from gradmq.infer.infer_request import parse_infer, split_body
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.refusal import Refused
+from gradmq.infer.serving import ServedRelease, Serving
 from gradmq.jobs.fashion_picture import inputs_of_picture
 from gradmq.layout import Layout, Tensor
 from gradmq.ps import checkpoint
@@ -223,24 +226,86 @@ def read_infer_body(parts: Parts) -> bool:
     return True
 
 
+BINARY_SPEC = TensorModel(
+    inputs=(
+        TensorSpec("of-FP32", "FP32", (-1,)),
+        TensorSpec("of-BYTES", "BYTES", (-1,)),
+        TensorSpec("of-BOOL", "BOOL", (-1,)),
+        TensorSpec("of-BF16", "BF16", (-1,)),
+    ),
+    outputs=(TensorSpec("sum", "FP32", (-1,)),),
+    prepare=lambda arrays: tuple(arrays.values()),
+)
+
+
 def _binary_bodies() -> Sequence[Parts]:
-    raw = bytes(range(40))
-    header = {"inputs": [
-        {"name": "rows", "datatype": "FP32", "shape": [2, 3],
-         "parameters": {"binary_data_size": 24}},
-        {"name": "ids", "datatype": "INT64", "shape": [2], "parameters": {"binary_data_size": 16}},
-    ], "parameters": {"binary_data_output": True, "timeout": 1000}}  # fmt: skip
-    return [[json.dumps(header).encode(), raw]]
+    """The JSON, the tensors behind it, and the header that says where the one ends."""
+    raw = {
+        "FP32": bytes(range(8)),
+        "BYTES": struct.pack("<I2sI", 2, b"ab", 0),
+        "BOOL": b"\x00\x01",
+        "BF16": b"\x80\x3f\xc0\x7f",
+    }
+    inputs = [
+        {"name": f"of-{kind}", "datatype": kind, "shape": [2],
+         "parameters": {"binary_data_size": len(data)}}
+        for kind, data in raw.items()
+    ]  # fmt: skip
+    parameters = {"binary_data_output": True, "timeout": 1000}
+    header = json.dumps({"inputs": inputs, "parameters": parameters}).encode()
+    return [[header, b"".join(raw.values()), str(len(header)).encode()]]
 
 
 def read_binary_body(parts: Parts) -> bool:
-    body = memoryview(bytearray(b"".join(parts)))
+    json_bytes = parts[2].decode("latin-1") if len(parts) > 2 else None
+    body = memoryview(bytearray(b"".join(parts[:2])))
     try:
-        header, tensors = split_body(body, str(len(parts[0]) if parts else 0))
-        wanted = parse_infer(header, SPEC, tensors)
+        header, tensors = split_body(body, json_bytes)
+        wanted = parse_infer(header, BINARY_SPEC, tensors)
     except Refused as error:
         return _refused_well(error)
-    assert set(wanted.inputs) == {"rows", "ids"}
+    assert set(wanted.inputs) == {tensor.name for tensor in BINARY_SPEC.inputs}
+    return True
+
+
+def _wishes() -> Sequence[Parts]:
+    """The query, the version in the path, and headers: a name, its value, …"""
+    return [
+        [b"", b"", b"x-gradmq-min-version", b"1:7,-", b"x-gradmq-wait", b"5s"],
+        [b"max_age=2s&min_release=3&wait=500ms", b"", b"x-request-id", b"a-1"],
+        [b"pin=4&a=b", b"4"],
+        [b"min_version=1%3A4711,2:0", b"", b"X-Gradmq-Max-Age", b"1.5h", b"x-gradmq-pin", b" 4 "],
+    ]
+
+
+@cache
+def _two_releases() -> Serving:
+    serving = Serving(keep=2)
+    for number in (3, 4):
+        serving.offer(ServedRelease(number, ((1, 7), (2, 9)), None), heard_newest_at_s=number)
+    return serving
+
+
+def read_wish(parts: Parts) -> bool:
+    query, version, *headers = [*parts, b"", b""][: max(2, len(parts))]
+    names = (name.lower() for name in headers[::2])  # as the server hands them on
+    request = Request(
+        {
+            "type": "http",
+            "query_string": query,
+            "path_params": {"version": version.decode("latin-1")},
+            "headers": list(zip(names, headers[1::2], strict=False)),
+        }
+    )
+    try:
+        choice = Choice(request, _two_releases(), lambda: 5.0, left_s=60.0)
+    except Refused as error:
+        return _refused_well(error)
+    try:
+        choice.is_possible()
+        assert choice.holding().release.number in (3, 4)
+    except Refused as error:
+        _refused_well(error, (404, 409, 503))  # it was understood
     return True
 
 
@@ -284,8 +349,8 @@ def read_picture(parts: Parts) -> bool:
     return True
 
 
-def _refused_well(error: Refused) -> bool:
-    assert 400 <= error.status < 500 and len(error.text) < 1000
+def _refused_well(error: Refused, statuses: Collection[int] = range(400, 500)) -> bool:
+    assert error.status in statuses and len(error.text) < 1000
     error.text.encode("utf-8", "replace")
     return False
 
@@ -313,6 +378,7 @@ TARGETS = {
     "number-file": Target(lambda: [[b"7\n"], [b"123456"]], read_number_file, 10_000),
     "infer-body": Target(_bodies(INFER_BODIES), read_infer_body, 40_000),
     "infer-binary": Target(_binary_bodies, read_binary_body, 20_000),
+    "wish": Target(_wishes, read_wish, 20_000),
     "picture": Target(pictures, read_picture, 10_000),
     "completion-body": Target(_bodies(COMPLETION_BODIES), read_completion_body, 40_000),
 }
