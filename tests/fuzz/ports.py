@@ -67,7 +67,8 @@ class PortsFuzzed:
 def fuzz_ports(random: Random, connections: int) -> PortsFuzzed:
     """So many connections to each port of a broker, two shards and an inference node."""
     found = PortsFuzzed()
-    settings = {"network.transport": "tcp"}  # so that everything goes through these ports
+    # Over TCP, so that everything goes through these ports.
+    settings = {"network.transport": "tcp", "metrics.port": 0}
     with (
         tempfile.TemporaryDirectory(prefix="gradmq-fuzz-") as name,
         gradmq.LocalCluster(
@@ -77,7 +78,8 @@ def fuzz_ports(random: Random, connections: int) -> PortsFuzzed:
         gradmq.Worker(zeros(), cluster.address, name="unmoved") as worker,
         _node(Path(name), cluster) as node,
     ):  # fmt: skip
-        ports = {**zmtp_ports(cluster), "http": node.port}
+        metrics = cluster.status()["shards"][0]["metrics"]
+        ports = {**zmtp_ports(cluster), "http": node.port, "metrics": port_of(metrics)}
         processes = {"broker": cluster.pids("broker")[0], "infer": node.process.pid}
         processes |= {f"ps-{i}": pid for i, pid in enumerate(cluster.pids("ps"))}
         roles = {role: psutil.Process(pid) for role, pid in processes.items()}
@@ -156,7 +158,7 @@ def _node(folder: Path, cluster: gradmq.LocalCluster) -> Iterator[_Node]:
         while not (urls := [m["url"] for m in cluster.status()["infer"] if m["release"]]):
             if process.status is not None:
                 raise AssertionError(process.last_words())
-        yield _Node(process, int(urls[0].rpartition(":")[2]))
+        yield _Node(process, port_of(urls[0]))
     finally:
         end_all([process], 10.0)
 
@@ -165,22 +167,30 @@ def zmtp_ports(cluster: gradmq.LocalCluster) -> Mapping[str, int]:
     gradients, parameters, control = cluster.status()["shards"][0]["addresses"]
     named = {"broker": cluster.address, "gradients": gradients, "parameters": parameters,
              "control": control}  # fmt: skip
-    return {port: int(address.rpartition(":")[2]) for port, address in named.items()}
+    return {port: port_of(address) for port, address in named.items()}
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
 
 
 def _attack(port: str, number: int, random: Random, connections: int) -> Iterator[str]:
     """One connection after the other, each with its own garbage; what should not be is told."""
-    garbage = http_garbage(random) if port == "http" else zmtp_garbage(SOCKETS[port], random)
+    if port in SOCKETS:
+        garbage = zmtp_garbage(SOCKETS[port], random)
+    else:
+        garbage = http_garbage(random) if port == "http" else metrics_garbage(random)
     for data in islice(garbage, connections):
         try:
             with socket.create_connection(("127.0.0.1", number), timeout=10.0) as connection:
-                connection.settimeout(ANSWER_S if port != "http" else 5.0)
+                connection.settimeout(ANSWER_S if port in SOCKETS else 5.0)
                 answer = _say(connection, data)
         except OSError as error:
             yield f"{port} takes no connection any more: {error}"
             return
-        if port == "http" and answer.startswith((b"HTTP/1.1 5", b"HTTP/1.0 5")):
-            yield f"http: {data!r} was answered {answer!r}"
+        fault = b"500" if port == "metrics" else b"5"  # a busy shard says 503
+        if port not in SOCKETS and answer[9:].startswith(fault):
+            yield f"{port}: {data!r} was answered {answer!r}"
 
 
 def _say(connection: socket.socket, data: bytes) -> bytes:
@@ -233,6 +243,13 @@ def http_garbage(random: Random) -> Iterator[bytes]:
             yield http_request(b"".join(next(mutated_bodies)))
         else:
             yield b"".join(next(requests))
+
+
+def metrics_garbage(random: Random) -> Iterator[bytes]:
+    """Scrapes, mutated, and once in a while one that is far too long."""
+    scrape = b"GET /metrics HTTP/1.1\r\nHost: localhost\r\nAccept: text/plain\r\n\r\n"
+    for request in mutations([[scrape]], random):
+        yield request[0] if random.random() < 0.9 else request[0].replace(b"\r\n\r\n", b"") * 1000
 
 
 def http_request(body: bytes) -> bytes:

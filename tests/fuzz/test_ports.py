@@ -15,5 +15,5 @@ from fuzz.ports import fuzz_ports
 def test_garbage_on_every_port_harms_nobody() -> None:
     found = fuzz_ports(Random("test"), connections=150)
     assert found.findings == []
-    assert found.connections == 5 * 150
+    assert found.connections == 6 * 150
     assert set(found.grown_bytes) == {"broker", "ps-0", "ps-1", "infer"}
