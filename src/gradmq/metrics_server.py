@@ -72,7 +72,7 @@ class MetricsServer:
     def __init__(
         self, settings: MetricsSettings, insecure: bool, read: Callable[[], Pages]
     ) -> None:
-        """Raises SettingsError for an address that strangers reach, unless they lack a token."""
+        """Raises SettingsError for an address that strangers reach without a token."""
         self._settings = settings
         self._read = read
         self._token = ""
