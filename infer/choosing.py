@@ -122,9 +122,14 @@ def _parsed(given: dict[str, str]) -> Wish:
 
 
 def _version_in_path(request: Request) -> int | None:
-    """Only as the dialect writes it; what is no number is refused where the model is looked up."""
-    version: str = request.path_params.get("version", "")
-    return int(version) if _is_number(version) and str(int(version)) == version else None
+    version: str | None = request.path_params.get("version")
+    if version is None:
+        return None
+    # Only as the dialect writes it: 01 is the name of no version.
+    if not _is_number(version) or str(int(version)) != version:
+        text = f"version {quoted(version)} is not served here: it is the number of a release"
+        raise Refused(404, text)
+    return int(version)
 
 
 def _number(name: str, text: str) -> int:

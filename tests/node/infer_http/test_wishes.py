@@ -59,6 +59,15 @@ def test_the_versions_of_the_model_are_the_releases_held(node: Any) -> None:
     assert ask(node, path="/v2/models/sums/versions/4/infer").status_code == 404
 
 
+@pytest.mark.parametrize("version", ["newest", "03", "-1", "3.0", "1" * 30])
+def test_a_version_in_the_path_that_is_no_number_of_a_release_is_not_found(
+    node: Any, version: str
+) -> None:
+    refused = ask(node, path=f"/v2/models/sums/versions/{version}/infer")
+    assert refused.status_code == 404
+    assert version[:20] in refused.json()["error"]
+
+
 def test_a_wish_that_will_not_come_true_is_refused_at_once_with_what_is_there(node: Any) -> None:
     refused = ask(node, pin="4")
     assert refused.status_code == 409
