@@ -5,19 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor
 from functools import partial
 
 from starlette.requests import Request
 
 from gradmq.infer.choosing import Choice
+from gradmq.infer.completion_request import CompletionRequest
 from gradmq.infer.generate import Generation, Piece
-from gradmq.infer.limits import HttpLimits
 from gradmq.infer.model_thread import disconnection, until_possible
+from gradmq.infer.node_api import NodeApi
 from gradmq.infer.refusal import Refused, client_gone, over_time, too_many
-from gradmq.infer.serving import Holding
 from gradmq.infer.turns import Turns
+from gradmq.serve import TextModel
 
 _Turn = tuple[list[Piece], bool]
 
@@ -28,7 +29,13 @@ class Running:
     Belongs to the event loop's thread, but for ``turn``, which the model's thread calls.
     """
 
-    def __init__(self, start: Callable[[], Generation]) -> None:
+    def __init__(
+        self, wanted: CompletionRequest, deadline_s: float, start: Callable[[], Generation]
+    ) -> None:
+        """``start`` is called by the model's thread, in the first turn."""
+        self.wanted = wanted
+        self.deadline_s = deadline_s
+        """When it must have ended, on the event loop's clock."""
         self._start = start
         self._generation: Generation | None = None
         self._nobody_waits = threading.Event()
@@ -97,14 +104,20 @@ class Completing:
     meanwhile: one that waited is answered by the newest.
     """
 
-    def __init__(self, executor: Executor, limits: HttpLimits, clock: Callable[[], float]) -> None:
-        """``clock``: monotonic seconds; ``executor`` has the model's one thread."""
+    def __init__(self, node: NodeApi, spec: TextModel, executor: Executor) -> None:
+        """``executor`` has the model's one thread."""
+        self._node = node
+        self._spec = spec
         self._executor = executor
-        self._limits = limits
-        self._clock = clock
-        self._turns: Turns[Running] = Turns(limits.running_completions)
+        self._limits = node.limits
+        self._turns: Turns[Running] = Turns(node.limits.running_completions)
         self._on_turn: tuple[Running, asyncio.Future[_Turn]] | None = None
         self._waiting = 0
+
+    @property
+    def spec(self) -> TextModel:
+        """What the model is asked with."""
+        return self._spec
 
     @property
     def waiting(self) -> int:
@@ -113,40 +126,47 @@ class Completing:
 
     @contextlib.asynccontextmanager
     async def begin(
-        self,
-        request: Request,
-        choice: Choice,
-        start: Callable[[Holding], Generation],
-        deadline_s: float,
+        self, request: Request, parse: Callable[[Mapping[str, object]], CompletionRequest]
     ) -> AsyncIterator[Running]:
         """Completions of a request from their first token on; leaving the block ends them.
 
-        ``start`` runs on the model's thread. ``deadline_s`` is an instant of the event loop's
-        clock. The body of ``request`` must have been read. Raises ``Refused``: 503 before the first
-        release or the one that is wished for, 409 for a wish that will not come true here, 429 when
-        too many wait, 504 at the deadline, 500 when the model fails, whatever ``start`` refuses.
+        ``parse`` makes them of the body. Raises ``Refused``: what the body, ``parse`` and the wish
+        for a release are refused with, 503 before the first release, 429 when too many wait, 504 at
+        the deadline, 500 when the model fails.
         """
-        if self._waiting >= self._limits.waiting_requests:
-            raise too_many(self._waiting)
-        self._waiting += 1
-        try:
-            await until_possible(request, choice)
-            async with disconnection(request) as gone:
-                running = Running(lambda: start(choice.holding()))
-                gone.add_done_callback(lambda _: self._end(running, client_gone()))
-                alarm = asyncio.get_running_loop().call_at(
-                    deadline_s, self._end, running, over_time(self._limits.request_s)
-                )
-                self._turns.add(running)
-                self._start_turn()
-                try:
-                    await running.begun()
+        deadline_s = self._node.deadline_s()
+        async with self._node.intake.json_object(request, deadline_s) as body:
+            wanted = parse(body)
+            choice = self._node.choice(request, deadline_s)
+            if self._waiting >= self._limits.waiting_requests:
+                raise too_many(self._waiting)
+            self._waiting += 1
+            try:
+                await until_possible(request, choice)
+                running = Running(wanted, deadline_s, lambda: self._start(choice, wanted))
+                async with self._taking_turns(request, running):
                     yield running
-                finally:
-                    alarm.cancel()
-                    self._end(running, client_gone())
-        finally:
-            self._waiting -= 1
+            finally:
+                self._waiting -= 1
+
+    @contextlib.asynccontextmanager
+    async def _taking_turns(self, request: Request, running: Running) -> AsyncIterator[None]:
+        loop = asyncio.get_running_loop()
+        late = over_time(self._limits.request_s)
+        async with disconnection(request) as gone:
+            gone.add_done_callback(lambda _: self._end(running, client_gone()))
+            alarm = loop.call_at(running.deadline_s, self._end, running, late)
+            self._turns.add(running)
+            self._start_turn()
+            try:
+                await running.begun()
+                yield
+            finally:
+                alarm.cancel()
+                self._end(running, client_gone())
+
+    def _start(self, choice: Choice, wanted: CompletionRequest) -> Generation:
+        return Generation(choice.holding(), self._spec, wanted, self._limits.scored_tokens)
 
     def _end(self, running: Running, why: Refused) -> None:
         running.fail(why)
@@ -162,7 +182,9 @@ class Completing:
         if running is None:
             return
         loop = asyncio.get_running_loop()
-        turn = loop.run_in_executor(self._executor, running.turn, self._clock, self._limits.turn_s)
+        turn = loop.run_in_executor(
+            self._executor, running.turn, self._node.clock, self._limits.turn_s
+        )
         self._on_turn = running, turn
         turn.add_done_callback(partial(self._turn_over, running))
 

@@ -56,6 +56,9 @@ class CompletionRequest:
     include_usage: bool = False
     """Tell the usage in a last chunk of its own; only of a stream."""
 
+    id: str | None = None
+    """The caller's own, where the dialect sends one back."""
+
     @property
     def choices(self) -> int:
         """Completions in all, those of one prompt after another."""

@@ -23,6 +23,7 @@ from gradmq.infer.completing import Completing
 from gradmq.infer.control import Control
 from gradmq.infer.error_answers import render_error
 from gradmq.infer.events import Events
+from gradmq.infer.generate_extension import GenerateExtension
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.measures import Measures
 from gradmq.infer.metrics import Metrics
@@ -85,9 +86,10 @@ def make_app(
     if isinstance(spec, TensorModel):
         waiting = batching = Batching(job_name, spec, executor, limits, measures, clock)
     else:
-        waiting = completing = Completing(executor, limits, clock)
+        waiting = completing = Completing(node, spec, executor)
     routes = [
         *OpenInference(node, batching, measures, wall_clock).routes(),
+        *GenerateExtension(node, completing).routes(),
         *OpenAI(node, completing, wall_clock).routes(),
         *NodeStatus(node, measures, lambda: waiting.waiting).routes(),
         *Metrics(node, measures, lambda: waiting.waiting).routes(),

@@ -26,7 +26,7 @@ from gradmq.serve import TensorModel, TensorSpec
 PLATFORM = "gradmq_pytorch"
 
 #: By the names that Triton gave them.
-_EXTENSIONS = ["binary_tensor_data", "model_configuration", "statistics"]
+_EXTENSIONS = ["binary_tensor_data", "generate", "model_configuration", "statistics"]
 
 
 class OpenInference:

@@ -15,11 +15,9 @@ from gradmq.infer.completing import Completing
 from gradmq.infer.completion_request import CompletionRequest, parse_completion
 from gradmq.infer.event_stream import EventStream
 from gradmq.infer.fields import check_model
-from gradmq.infer.generate import Generation
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.openai_answer import Answer, ChatAnswer, release_metadata
 from gradmq.infer.refusal import Refused, invalid
-from gradmq.serve import TextModel
 
 
 class OpenAI:
@@ -68,57 +66,45 @@ class OpenAI:
 
     async def completions(self, request: Request) -> Response:
         """Complete each prompt, all of them on one release."""
-        self._text_model()
+        completing = self._require_text()
 
         def parse(body: Mapping[str, object]) -> CompletionRequest:
             return parse_completion(body, self._node.job_name, self._node.limits)
 
-        return await self._complete(request, parse, Answer)
+        return await self._answer(request, completing, parse, Answer)
 
     async def chat(self, request: Request) -> Response:
         """Complete a conversation, if the job has a template for one."""
-        spec, name = self._text_model(), self._node.job_name
-        if spec.chat is None:
-            text = f"model {name!r} has no chat template: use POST /v1/completions"
+        completing = self._require_text()
+        if completing.spec.chat is None:
+            text = f"model {self._node.job_name!r} has no chat template: use POST /v1/completions"
             raise Refused(404, text, code="no_chat_template")
 
         def parse(body: Mapping[str, object]) -> CompletionRequest:
-            return parse_chat(body, spec, name, self._node.limits)
+            return parse_chat(body, completing.spec, self._node.job_name, self._node.limits)
 
-        return await self._complete(request, parse, ChatAnswer)
+        return await self._answer(request, completing, parse, ChatAnswer)
 
-    async def _complete(
+    async def _answer(
         self,
         request: Request,
+        completing: Completing,
         parse: Callable[[Mapping[str, object]], CompletionRequest],
         form: type[Answer],
     ) -> Response:
-        spec, limits, deadline_s = self._text_model(), self._node.limits, self._node.deadline_s()
-        assert self._completing is not None
         async with AsyncExitStack() as held:
-            body = await held.enter_async_context(
-                self._node.intake.json_object(request, deadline_s)
-            )
-            wanted = parse(body)
-            running = await held.enter_async_context(
-                self._completing.begin(
-                    request,
-                    self._node.choice(request, deadline_s),
-                    lambda holding: Generation(holding, spec, wanted, limits.scored_tokens),
-                    deadline_s,
-                )
-            )
-            answer = form(self._node, running, wanted, int(self._wall_clock()))
+            running = await held.enter_async_context(completing.begin(request, parse))
+            answer = form(self._node, running, int(self._wall_clock()))
             holding = running.generation.holding
-            if wanted.stream:
-                headers = self._node.release_headers(holding)
-                return EventStream(answer.chunks(), held.pop_all(), deadline_s, headers, done=True)
+            if running.wanted.stream:
+                headers, until_s = self._node.release_headers(holding), running.deadline_s
+                return EventStream(answer.chunks(), held.pop_all(), until_s, headers, done=True)
             whole = await answer.whole()
             return json_response(whole, headers=self._node.release_headers(holding))
 
-    def _text_model(self) -> TextModel:
-        spec, name = self._node.spec, self._node.job_name
-        if not isinstance(spec, TextModel):
+    def _require_text(self) -> Completing:
+        if self._completing is None:
+            name = self._node.job_name
             text = f"model {name!r} takes tensors: use POST /v2/models/{name}/infer"
             raise invalid(text, "model")
-        return spec
+        return self._completing

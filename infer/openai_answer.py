@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from gradmq.infer.completing import Running
-from gradmq.infer.completion_request import CompletionRequest
 from gradmq.infer.generate import Piece, Scored, joined
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.serving import Holding
@@ -24,7 +23,6 @@ class Answer:
 
     node: NodeApi
     running: Running
-    wanted: CompletionRequest
     created: int
     """Unix time, seconds."""
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -43,7 +41,7 @@ class Answer:
 
         If the usage is asked for, the last one holds it, and no choice.
         """
-        wanted = self.wanted
+        wanted = self.running.wanted
         usage = {"usage": None} if wanted.include_usage else {}
         is_first, finished = True, 0
         async for piece in self.running.pieces():
@@ -63,7 +61,7 @@ class Answer:
             "index": piece.choice,
             "text": piece.text,
             "finish_reason": piece.finish_reason,
-            "logprobs": None if self.wanted.logprobs is None else _logprobs(piece.scored),
+            "logprobs": None if self.running.wanted.logprobs is None else _logprobs(piece.scored),
         }
 
     def _part(self, piece: Piece) -> dict[str, object]:

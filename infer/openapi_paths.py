@@ -12,7 +12,15 @@ from typing import Final
 from gradmq.infer.control import ACTIONS
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.openapi_tensors import infer_answer, infer_request, tensor_metadata
-from gradmq.infer.openapi_texts import CHAT, COMPLETION, MODEL, chat_body, completion_body
+from gradmq.infer.openapi_texts import (
+    CHAT,
+    COMPLETION,
+    GENERATED,
+    MODEL,
+    chat_body,
+    completion_body,
+    generate_body,
+)
 from gradmq.infer.schemas import COUNT, TEXT, Schema, fields, listed
 from gradmq.serve import TensorModel
 
@@ -139,6 +147,15 @@ def operations(model_name: str, tensors: TensorModel, limits: HttpLimits) -> dic
                 json(infer_request(tensors)) | {"application/octet-stream": {}} | files,
                 names=names,
                 parameters=(*WISHES, _BINARY_LENGTH),
+            ),
+            f"POST {path}/generate": Operation(
+                json(GENERATED), json(generate_body(limits, False)), names=names, parameters=WISHES
+            ),
+            f"POST {path}/generate_stream": Operation(
+                {"text/event-stream": TEXT},
+                json(generate_body(limits, True)),
+                names=names,
+                parameters=WISHES,
             ),
         }
     return found

@@ -28,6 +28,8 @@ COMPLETION: Final = _answer("text_completion", text=TEXT)
 
 CHAT: Final = _answer("chat.completion", message=fields(role=TEXT, content=TEXT))
 
+GENERATED: Final = fields(model_name=TEXT, model_version=TEXT, text_output=TEXT)
+
 
 def completion_body(model_name: str, limits: HttpLimits) -> Schema:
     """What a completion may be asked with."""
@@ -63,6 +65,28 @@ def chat_body(model_name: str, limits: HttpLimits) -> Schema:
             "max_completion_tokens": tokens,
         },
         "not": {"required": ["max_tokens", "max_completion_tokens"]},
+    }
+
+
+def generate_body(limits: HttpLimits, stream: bool) -> Schema:
+    """What a text may be asked for with, in the Open Inference Protocol."""
+    asked = _shared("", limits)
+    names = ("temperature", "top_p", "seed", "stop")
+    parameters = {
+        **{name: asked[name] for name in names},
+        "max_tokens": maybe("integer", minimum=1, maximum=limits.completion_tokens),
+        "stream": {"const": stream},
+    }
+    return {
+        "type": "object",
+        "required": ["text_input"],
+        "properties": {
+            "id": maybe("string"),
+            "text_input": TEXT,
+            "parameters": maybe("object", properties=parameters, additionalProperties=False),
+        },
+        "additionalProperties": False,
+        "examples": [{"text_input": "def ", "parameters": {"max_tokens": 4}}],
     }
 
 

@@ -60,7 +60,12 @@ def test_before_the_first_release_the_node_is_live_but_not_ready(
 def test_metadata_names_server_model_versions_and_tensors(sums_node: Any) -> None:
     server = sums_node.client.get("/v2").json()
     assert server["name"] == "gradmq"
-    assert server["extensions"] == ["binary_tensor_data", "model_configuration", "statistics"]
+    assert server["extensions"] == [
+        "binary_tensor_data",
+        "generate",
+        "model_configuration",
+        "statistics",
+    ]
     for path in ("/v2/models/sums", "/v2/models/sums/versions/12"):
         assert sums_node.client.get(path).json() == {
             "name": "sums",
