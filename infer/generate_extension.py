@@ -12,7 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gradmq.infer.body import json_response
-from gradmq.infer.completing import Completing, Running
+from gradmq.infer.completing import Completing
 from gradmq.infer.completion_request import CompletionRequest
 from gradmq.infer.event_stream import EventStream
 from gradmq.infer.fields import boolean, given, sampling
@@ -20,6 +20,7 @@ from gradmq.infer.generate import joined
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.refusal import Refused, invalid, quoted
+from gradmq.infer.running import Running
 
 _READ: Final = frozenset({"max_tokens", "temperature", "top_p", "seed", "stop", "stream"})
 

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from gradmq.infer.completing import Running
 from gradmq.infer.generate import Piece, Scored, joined
 from gradmq.infer.node_api import NodeApi
+from gradmq.infer.running import Running
 from gradmq.infer.serving import Holding
 
 
@@ -17,9 +17,9 @@ from gradmq.infer.serving import Holding
 class Answer:
     """One request's answer: what all of its pieces say, and what they come to together."""
 
-    id_prefix: ClassVar = "cmpl-"
-    object_name: ClassVar = "text_completion"
-    chunk_name: ClassVar = "text_completion"
+    id_prefix: ClassVar[str] = "cmpl-"
+    object_name: ClassVar[str] = "text_completion"
+    chunk_name: ClassVar[str] = "text_completion"
 
     node: NodeApi
     running: Running

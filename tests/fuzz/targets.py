@@ -29,8 +29,10 @@ from fuzz.mutate import Parts
 from gradmq.durable import read_number
 from gradmq.errors import CheckpointError, RemoteProtocolError
 from gradmq.infer.body import parse_json_object
+from gradmq.infer.chat_request import parse_chat
 from gradmq.infer.choosing import Choice
 from gradmq.infer.completion_request import parse_completion
+from gradmq.infer.generate_extension import parse_generate
 from gradmq.infer.infer_request import parse_infer, split_body
 from gradmq.infer.limits import HttpLimits
 from gradmq.infer.refusal import Refused
@@ -39,7 +41,7 @@ from gradmq.jobs.fashion_picture import inputs_of_picture
 from gradmq.layout import Layout, Tensor
 from gradmq.ps import checkpoint
 from gradmq.ps.state import Row, ShardState
-from gradmq.serve import TensorModel, TensorSpec
+from gradmq.serve import TensorModel, TensorSpec, TextModel
 from gradmq.wire.codec import decode, encode, joined, payload_array
 from gradmq.wire.messages import Publication, Push, Seed, Verdict
 
@@ -214,7 +216,16 @@ COMPLETION_BODIES = [
     {"model": "text", "prompt": ["Once", "ünd \ud83d\ude00"], "max_tokens": 5, "temperature": 0.7,
      "top_p": 0.9, "seed": 7, "stop": ["\n"], "user": "x", "n": 1, "logit_bias": {}},
     {"prompt": "Twice", "stream": False, "stop": None, "best_of": 1, "presence_penalty": 0.0},
+    {"prompt": "And", "stream": True, "stream_options": {"include_usage": True}, "n": 3,
+     "logprobs": 2, "echo": True, "best_of": 3},
+    {"messages": [{"role": "system", "content": "Be"},
+                  {"role": "user", "name": "me", "content": [{"type": "text", "text": "a"}]},
+                  {"role": "assistant", "content": "b", "tool_calls": None, "annotations": []}],
+     "max_completion_tokens": 3, "response_format": {"type": "text"}, "tools": []},
+    {"id": "7", "text_input": "on", "parameters": {"max_tokens": 3, "stop_words": [""]}, "seed": 1},
 ]  # fmt: skip
+
+CHAT = TextModel(encode=list, decode=str, context_tokens=8, chat=str, chat_stop=("<end>",))
 
 
 def read_infer_body(parts: Parts) -> bool:
@@ -310,11 +321,20 @@ def read_wish(parts: Parts) -> bool:
 
 
 def read_completion_body(parts: Parts) -> bool:
-    try:
-        parse_completion(parse_json_object(b"".join(parts)), "text", HttpLimits())
-    except Refused as error:
-        return _refused_well(error)
-    return True
+    """True if it is good for one of the three paths that complete texts."""
+    limits = HttpLimits()
+    taken = False
+    for parse in (
+        lambda body: parse_completion(body, "text", limits),
+        lambda body: parse_chat(body, CHAT, "text", limits),
+        lambda body: parse_generate(body, stream=False, limits=limits),
+    ):
+        try:
+            parse(parse_json_object(b"".join(parts)))
+            taken = True
+        except Refused as error:
+            _refused_well(error)
+    return taken
 
 
 @cache
