@@ -64,9 +64,16 @@ class Generation:
         self.holding = holding
         self._spec = spec
         self._wanted = wanted
-        self._prompts = [_encode(spec, prompt) for prompt in wanted.prompts]
-        self.prompt_tokens = sum(len(prompt.tokens) for prompt in self._prompts)
-        if wanted.echo and wanted.logprobs is not None and self.prompt_tokens > max_scored:
+        self.prompt_tokens = 0
+        self._prompts: list[_Prompt] = []
+        scores = wanted.echo and wanted.logprobs is not None
+        for prompt in wanted.prompts:
+            text, tokens = _encode(spec, prompt)
+            self.prompt_tokens += len(tokens)
+            # Only what will be seen: a long prompt takes eight bytes for each token it has.
+            seen = tokens if scores else tokens[-spec.context_tokens :]
+            self._prompts.append(_Prompt(text if wanted.echo else "", seen))
+        if scores and self.prompt_tokens > max_scored:
             text = f"prompts of {self.prompt_tokens} tokens: logprobs are told of at most"
             raise invalid(f"{text} {max_scored} with echo", "prompt")
         self._pieces = self._all_choices()
@@ -105,7 +112,7 @@ class Generation:
         sampling = self._wanted.sampling
         sight = Sight(self.holding.release, self._spec, prompt.tokens)
         text = SettledText(self._spec.decode, sampling.stop)
-        begins_at = len(prompt.text) if self._wanted.echo else 0
+        begins_at = len(prompt.text)
         drawn = chance(None if sampling.seed is None else sampling.seed + copy)
         held: list[Scored] = []
         for left in reversed(range(sampling.max_tokens)):
@@ -175,10 +182,12 @@ def joined(pieces: Iterable[Piece]) -> list[Piece]:
 @dataclass(frozen=True, slots=True)
 class _Prompt:
     text: str
+    """Empty if it is not echoed."""
     tokens: Sequence[int]
 
 
-def _encode(spec: TextModel, prompt: str | Messages) -> _Prompt:
+def _encode(spec: TextModel, prompt: str | Messages) -> tuple[str, list[int]]:
+    """The text to go on from, and its tokens; raises ``Refused`` 400."""
     param = "prompt" if isinstance(prompt, str) else "messages"
     try:
         text = prompt if isinstance(prompt, str) else _templated(spec, prompt)
@@ -187,7 +196,7 @@ def _encode(spec: TextModel, prompt: str | Messages) -> _Prompt:
         raise invalid(f"the {param} cannot be encoded for this model: {error}", param) from None
     if not tokens:
         raise invalid(f"the {param} is empty: there is nothing to go on from", param)
-    return _Prompt(text, tokens)
+    return text, tokens
 
 
 def _templated(spec: TextModel, messages: Messages) -> str:
