@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -80,6 +81,18 @@ def test_a_text_model_goes_on_from_the_end_of_its_sample_prompt() -> None:
     assert model.seen[0].tolist() == [[ord("b"), ord("c")]]
     warm_up(ServedRelease(*RELEASE, model), a_text_model(""))
     assert model.seen[1].shape == (1, 1)
+
+
+def test_a_text_model_with_a_cache_is_given_one() -> None:
+    given: list[Any] = []
+
+    def model(tokens: torch.Tensor, cache: object) -> torch.Tensor:
+        given.append(cache)
+        return torch.zeros(1, tokens.shape[1], 256)
+
+    spec = replace(a_text_model("abc"), cache=lambda model: "empty")
+    warm_up(ServedRelease(*RELEASE, model), spec)
+    assert given == ["empty"]
 
 
 def test_a_job_that_does_not_take_that_input_is_served_all_the_same() -> None:
