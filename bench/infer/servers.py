@@ -93,7 +93,7 @@ def measure(seconds: float, count: int, python: str = sys.executable) -> Compare
             [
                 Contender(OWN, own),
                 Contender(BINARY, own, binary=True),
-                _peer(BARE, "starlette", "bare_server", folder, python),
+                _peer(BARE, "starlette", "bare_server", folder, sys.executable),
                 _peer(FASTAPI, "fastapi", "fastapi_server", folder, python),
             ],
             seconds,
