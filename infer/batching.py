@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
+import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -29,10 +32,21 @@ class _Ticket:
     answer: asyncio.Future[Answered[InferAnswer]]
 
 
-class Batching:
-    """Answers inference requests in batches, one batch at a time; used by the event loop's thread.
+@dataclass(frozen=True, slots=True)
+class _Ran:
+    """A batch that ran, and what came of it."""
 
-    The release is taken when a batch begins: a swap happens between two batches, never inside one.
+    batch: Sequence[Waiting[_Ticket]]
+    begun_s: float
+    outcome: BatchOutcome | Exception
+
+
+class Batching:
+    """Answers inference requests in batches, one batch at a time.
+
+    Requests come and answers go in the event loop's thread. The model's thread takes the next batch
+    itself as soon as it has run one: it never waits for the event loop while there is work. The
+    release is taken when a batch begins: a swap happens between two batches, never inside one.
     """
 
     def __init__(
@@ -50,10 +64,16 @@ class Batching:
         self._measures = measures
         self._runner = BatchRunner(model_name, spec, clock)
         self._batchable = is_batchable(spec)
+        self._lock = threading.Lock()
+        """Of the two below, which both threads use."""
         self._former: BatchFormer[_Ticket] = BatchFormer(
             limits.batch_rows, limits.batch_delay_s, limits.waiting_requests
         )
-        self._running = False
+        self._is_running = False
+        """The model's thread is at work, and looks for more before it rests."""
+        self._ran: deque[_Ran] = deque()
+        self._delivers = False
+        """The event loop has been told to deliver what ran, and has not begun to."""
         self._alarm: asyncio.TimerHandle | None = None
         self._serial = itertools.count()
 
@@ -88,13 +108,15 @@ class Batching:
             arrived_s=now,
             deadline_s=deadline_s,
         )
-        if not self._former.add(waiting):
-            raise too_many(len(self._former))
-        self._start_what_is_due()
+        with self._lock:
+            if not self._former.add(waiting):
+                raise too_many(len(self._former))
+        self._start_what_is_due(loop)
         try:
             return await answer_to(request, waiting.what.answer, deadline_s, allowed_s)
         finally:
-            self._former.remove(waiting)
+            with self._lock:
+                self._former.remove(waiting)
 
     def _place(self, wanted: InferRequest, rows: int) -> tuple[object, int]:
         """Key and rows: what may run beside it, and how much room it takes."""
@@ -104,42 +126,63 @@ class Batching:
             return next(self._serial), self._limits.batch_rows
         return tuple(array.shape[1:] for array in arrays), max(1, rows)
 
-    def _start_what_is_due(self) -> None:
-        if self._running:
-            return
-        loop = asyncio.get_running_loop()
+    def _start_what_is_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        with self._lock:
+            if self._is_running:
+                return
+            due_s = self._former.next_due_s()
+            self._is_running = due_s is not None and due_s <= loop.time()
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
-        batch = self._former.take(loop.time())
-        if batch:
-            self._running = True
-            begun_s = loop.time()
-            asked = [waiting.what.asked for waiting in batch]
-            outcome = loop.run_in_executor(self._executor, self._runner.run, asked)
-            outcome.add_done_callback(lambda done: self._deliver(batch, begun_s, done))
-        elif (due_s := self._former.next_due_s()) is not None:
-            self._alarm = loop.call_at(due_s, self._start_what_is_due)
+        if self._is_running:
+            self._executor.submit(self._run_all_due, loop)
+        elif due_s is not None:
+            self._alarm = loop.call_at(due_s, self._start_what_is_due, loop)
 
-    def _deliver(
-        self, batch: Sequence[Waiting[_Ticket]], begun_s: float, done: asyncio.Future[BatchOutcome]
-    ) -> None:
-        self._running = False
-        if done.cancelled():
-            return  # the node is ending
-        error = done.exception()
-        if error is None:
-            self._measure(batch, begun_s, done.result())
-        for index, waiting in enumerate(batch):
-            answer = waiting.what.answer
-            if answer.done():
-                continue  # its deadline is over, or its client is gone
-            found = error or done.result().answers[index]
-            if isinstance(found, Answered):
-                answer.set_result(found)
-            else:
-                answer.set_exception(found)
-        self._start_what_is_due()
+    def _run_all_due(self, loop: asyncio.AbstractEventLoop) -> None:
+        """In the model's thread: batch after batch while one is due."""
+        while True:
+            with self._lock:
+                batch = self._former.take(loop.time())
+                self._is_running = bool(batch)
+                waits = len(self._former) > 0
+            if not batch:
+                if waits:  # for others to come, or for its time to be over
+                    _tell(loop, self._start_what_is_due, loop)
+                return
+            begun_s = loop.time()
+            try:
+                outcome: BatchOutcome | Exception = self._runner.run(
+                    [waiting.what.asked for waiting in batch]
+                )
+            except Exception as error:  # noqa: BLE001  (raised again where the answer is awaited)
+                outcome = error
+            self._ran.append(_Ran(batch, begun_s, outcome))
+            if not self._delivers:
+                self._delivers = True
+                _tell(loop, self._deliver)
+
+    def _deliver(self) -> None:
+        """In the event loop: give away the answers of all batches that ran."""
+        # Before the first look: what runs from now on is announced again.
+        self._delivers = False
+        while self._ran:
+            ran = self._ran.popleft()
+            if isinstance(ran.outcome, BatchOutcome):
+                self._measure(ran.batch, ran.begun_s, ran.outcome)
+            for index, waiting in enumerate(ran.batch):
+                answer = waiting.what.answer
+                if answer.done():
+                    continue  # its deadline is over, or its client is gone
+                if isinstance(ran.outcome, Exception):
+                    found: Answered[InferAnswer] | Exception = ran.outcome
+                else:
+                    found = ran.outcome.answers[index]
+                if isinstance(found, Answered):
+                    answer.set_result(found)
+                else:
+                    answer.set_exception(found)
 
     def _measure(
         self, batch: Sequence[Waiting[_Ticket]], begun_s: float, outcome: BatchOutcome
@@ -159,6 +202,13 @@ class Batching:
                 infer_s=times.infer_s,
                 output_s=times.output_s,
             )
+
+
+def _tell(
+    loop: asyncio.AbstractEventLoop, callback: Callable[..., object], *arguments: object
+) -> None:
+    with contextlib.suppress(RuntimeError):  # the loop is closed: the node has ended
+        loop.call_soon_threadsafe(callback, *arguments)
 
 
 def is_batchable(spec: TensorModel | TextModel) -> bool:
