@@ -43,13 +43,13 @@ def split_body(body: memoryview, json_bytes: str | None) -> tuple[dict[str, Any]
     Raises ``Refused`` 400.
     """
     if json_bytes is None:
-        return parse_json_object(bytes(body)), body[len(body) :]
+        return parse_json_object(body), body[len(body) :]
     # So many digits are no length, and Python would refuse to read thousands of them.
     count = int(json_bytes) if json_bytes.isdecimal() and len(json_bytes) < 20 else -1
     if not 0 <= count <= len(body):
         text = f"{BINARY_HEADER} must be from 0 to {len(body)}, the body's bytes"
         raise invalid(f"{text}; got {quoted(json_bytes)}")
-    return parse_json_object(bytes(body[:count])), body[count:]
+    return parse_json_object(body[:count]), body[count:]
 
 
 def parse_infer(

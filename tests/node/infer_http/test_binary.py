@@ -109,7 +109,8 @@ def test_infinities_that_json_cannot_write_travel_in_binary(sums_node: Any) -> N
         (binary_rows(), SIX + b"x", "1 bytes of the body belong to no input"),
         (binary_rows(-1), SIX, "must be a number of bytes, got -1"),
         (binary_rows(True), SIX, "must be a number of bytes, got True"),
-        (binary_rows(2**70), SIX, "bytes are left behind the JSON"),
+        (binary_rows(2**60), SIX, "bytes are left behind the JSON"),
+        (binary_rows(2**70), SIX, "must be a number of bytes"),
         (binary_rows(data=[1] * 6), SIX, "both data and binary_data_size"),
     ],
 )
