@@ -12,7 +12,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check --no
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check sim chaos fuzz soak data install clean again
+.PHONY: help demo test check sim chaos fuzz soak conformance data install clean again
 
 help: ## list these targets
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(firstword $(MAKEFILE_LIST)) | expand -t 12
@@ -41,6 +41,9 @@ fuzz: $(STAMP) ## a million mutated inputs for every reader, garbage for every p
 
 soak: $(STAMP) ## memory and descriptors of every role under load, and their slopes (MINUTES=30)
 	@PYTHONPATH=tests $(BIN)/python -m soak $(if $(MINUTES),--minutes $(MINUTES))
+
+conformance: $(STAMP) ## ask nodes with public clients, each installed into build/clients (CLIENTS=)
+	@PYTHONPATH=tests $(BIN)/python -m conformance $(CLIENTS)
 
 data: $(STAMP) ## fetch Fashion-MNIST for `gradmq run fashion-mnist`, without root
 	@$(BIN)/python -m gradmq.jobs.fetch

@@ -191,6 +191,11 @@ class OpenInference:
             header, tensors = split_body(memoryview(body), request.headers.get(BINARY_HEADER))
         except Refused as refused:
             raise invalid(refused.text + self._media.hint(body)) from None
+        # No field of the protocol, but KServe's client says in the body too what it asks.
+        named = header.pop("model_name", self._node.job_name)
+        if named != self._node.job_name:
+            text = f"model_name is {quoted(named)} in a request to {self._node.job_name!r}"
+            raise invalid(text)
         wanted = parse_infer(header, spec, tensors)
         header.clear()
         return wanted

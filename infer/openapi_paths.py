@@ -144,7 +144,7 @@ def operations(model_name: str, tensors: TensorModel, limits: HttpLimits) -> dic
             ),
             f"POST {path}/infer": Operation(
                 json(infer_answer(tensors)) | {"application/octet-stream": {}},
-                json(infer_request(tensors)) | {"application/octet-stream": {}} | files,
+                json(infer_request(model_name, tensors)) | {"application/octet-stream": {}} | files,
                 names=names,
                 parameters=(*WISHES, _BINARY_LENGTH),
             ),
@@ -166,15 +166,16 @@ def _query(name: str, pattern: str, description: str) -> Schema:
     return {"name": name, "in": "query", "description": description, "schema": schema}
 
 
-_DURATION: Final = "^[0-9]{1,4}(ms|s|m)$"
-_VERSION: Final = "(-|[0-9]{1,9}:[0-9]{1,9})"
+_DURATION: Final = r"^ *([0-9]+\.?[0-9]*|\.[0-9]+) *(ms|s|m|min|h)? *$"
+_NUMBER: Final = "^ *[0-9]{1,18} *$"
+_VERSION: Final = " *(-|[0-9]{1,18}:[0-9]{1,18}) *"
 
 #: Which release shall answer; all of them also go as headers, x-gradmq-max-age and so on.
 WISHES: Final[Sequence[Schema]] = (
     _query("max_age", _DURATION, "Of a release heard to be the newest no longer ago."),
-    _query("min_release", "^[0-9]{1,9}$", "Of this release or a later one."),
+    _query("min_release", _NUMBER, "Of this release or a later one."),
     _query("min_version", f"^{_VERSION}(,{_VERSION})*$", "With these updates of each shard."),
-    _query("pin", "^[0-9]{1,9}$", "Of this release and no other."),
+    _query("pin", _NUMBER, "Of this release and no other."),
     _query("wait", _DURATION, "How long to wait for that."),
 )
 
@@ -182,7 +183,7 @@ _BINARY_LENGTH: Final[Schema] = {
     "name": "inference-header-content-length",
     "in": "header",
     "description": "So many bytes of JSON begin the body; raw tensors follow.",
-    "schema": {"type": "string", "pattern": "^[0-9]{1,8}$"},
+    "schema": {"type": "string", "pattern": "^[0-9]{1,19}$"},
 }
 
 _VERSIONS: Final = listed({"type": "array", "items": COUNT, "minItems": 2, "maxItems": 2})

@@ -25,7 +25,7 @@ def tensor_metadata() -> Schema:
     }
 
 
-def infer_request(model: TensorModel) -> Schema:
+def infer_request(model_name: str, model: TensorModel) -> Schema:
     """The JSON of an inference request; data are flat or nested."""
     outputs = [tensor.name for tensor in model.outputs]
     output = {
@@ -42,6 +42,7 @@ def infer_request(model: TensorModel) -> Schema:
         "required": ["inputs"],
         "properties": {
             "id": {"type": ["string", "null"]},
+            "model_name": {"const": model_name},
             "parameters": _parameters(
                 binary_data_output={"type": "boolean"}, timeout={"type": "integer", "minimum": 1}
             ),

@@ -102,6 +102,14 @@ def test_an_id_is_echoed_only_if_one_was_sent(sums_node: Any) -> None:
     assert "id" not in sums_node.post(INFER, rows()).json()
 
 
+def test_the_model_may_be_named_in_the_body_too_if_it_is_the_same(sums_node: Any) -> None:
+    assert sums_node.post(INFER, rows() | {"model_name": "sums"}).status_code == 200
+    for other in ("products", None, 7):
+        refused = sums_node.post(INFER, rows() | {"model_name": other})
+        assert refused.status_code == 400
+        assert refused.json() == {"error": f"model_name is {other!r} in a request to 'sums'"}
+
+
 def test_only_the_outputs_asked_for_are_answered_in_their_order(sums_node: Any) -> None:
     wanted = [{"name": "double", "parameters": {"binary_data": False}}, {"name": "sum"}]
     both = sums_node.post(INFER, rows() | {"outputs": wanted})
