@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import ipaddress
 import socket
 import threading
@@ -12,22 +13,24 @@ from types import TracebackType
 
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from gradmq.http_listener import http_listener
+from gradmq.infer.connection import Connection
+from gradmq.infer.connections import Connections
+from gradmq.infer.descriptors import most_connections, say_once_without_descriptors
 
 #: How long answers under way may take to end once the server is told to stop; whole seconds.
 _GRACE_S = 1
-
-#: From the connection, or the first byte of a later request, to the end of the head; longer than
-#: any client needs, shorter than who opens connections to use them up would like.
-HEAD_S = 10.0
 
 #: How often the event loop looks whether it was told to stop.
 _STOP_POLL_S = 0.05
 
 #: Connections that the kernel holds before they are accepted.
 _BACKLOG = 1024
+
+#: The event loop accepts so many before it tells anybody of the first: far fewer than there are
+#: descriptors in reserve.
+_ACCEPTED_AT_ONCE = 16
 
 
 class HttpServer:
@@ -103,17 +106,19 @@ class HttpServer:
         return self._listener
 
     async def _serve(self, listener: socket.socket, stop: threading.Event) -> None:
+        asyncio.get_running_loop().set_exception_handler(say_once_without_descriptors())
+        connections: Connections[Connection] = Connections(most_connections())
         config = uvicorn.Config(
             self._app,
-            http=_Connection,
+            http=functools.partial(Connection, connections=connections),  # type: ignore[arg-type]
             log_config=None,
-            log_level="warning",
+            log_level="error",  # its warnings are strangers' words
             access_log=False,
             lifespan="off",
             ws="none",
             server_header=False,
             proxy_headers=False,
-            backlog=_BACKLOG,
+            backlog=_ACCEPTED_AT_ONCE,
             timeout_graceful_shutdown=_GRACE_S,
         )
         server = _Server(config)
@@ -124,43 +129,13 @@ class HttpServer:
             watcher.cancel()
 
 
-class _Connection(HttpToolsProtocol):
-    """A connection that is closed if the head of a request takes too long to come.
-
-    From then on the request has a deadline of its own (``HttpLimits.request_s``).
-    """
-
-    _waiting: asyncio.TimerHandle | None = None
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(transport)
-        self._expect_head()
-
-    def data_received(self, data: bytes) -> None:
-        cycle: RequestResponseCycle | None = self.cycle  # None before the first request
-        if cycle is None or cycle.response_complete:
-            self._expect_head()
-        super().data_received(data)
-
-    def on_headers_complete(self) -> None:
-        self._head_is_over()
-        super().on_headers_complete()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._head_is_over()
-        super().connection_lost(exc)
-
-    def _expect_head(self) -> None:
-        if self._waiting is None:
-            self._waiting = self.loop.call_later(HEAD_S, self.transport.close)
-
-    def _head_is_over(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
-            self._waiting = None
-
-
 class _Server(uvicorn.Server):
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Begin to accept; asyncio takes the number of one go for the kernel's queue as well."""
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(_BACKLOG)
+
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
         """Signals belong to the node that this server is a part of."""

@@ -53,6 +53,7 @@ LAYERS = {
         "gradmq.worker.session",
         "gradmq.worker.tally",
         "gradmq.infer.batch_former",
+        "gradmq.infer.connections",
         "gradmq.infer.history",
         "gradmq.infer.measures",
         "gradmq.infer.serving",

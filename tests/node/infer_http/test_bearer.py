@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gradmq.infer import server
+from gradmq.infer import connection as limits
 from gradmq.serve import TensorModel, TextModel
 
 pytestmark = pytest.mark.torch
@@ -71,7 +71,7 @@ def test_a_body_without_the_token_is_not_waited_for(node: Any) -> None:
 def test_a_request_whose_head_does_not_come_is_hung_up_on(
     serve_node: Any, text_spec: TextModel, monkeypatch: pytest.MonkeyPatch, answered_before: bool
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_S", 0.2)
+    monkeypatch.setattr(limits, "HEAD_S", 0.2)
     node = serve_node("letters", text_spec)
     for begin in (b"\r\n", b"GET /healthz HTT", b"GET /healthz HTTP/1.1\r\nhost: x\r\nslow: "):
         with connected(node.url) as connection:
@@ -79,14 +79,17 @@ def test_a_request_whose_head_does_not_come_is_hung_up_on(
                 connection.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n")
                 assert b"200" in connection.recv(4096)
             connection.sendall(begin)
-            while connection.recv(4096):  # until it hangs up
-                pass
+            answer = b""
+            while more := connection.recv(4096):  # until it hangs up
+                answer += more
+            assert b"HTTP/1.1 408" in answer
+            assert answer.endswith(b'the head of the request did not come within 0.2 s"}')
 
 
 def test_who_connects_and_says_nothing_is_hung_up_on(
     serve_node: Any, text_spec: TextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(server, "HEAD_S", 0.2)
+    monkeypatch.setattr(limits, "HEAD_S", 0.2)
     with connected(serve_node("letters", text_spec).url) as connection:
         assert connection.recv(1) == b""
 

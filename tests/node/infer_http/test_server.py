@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from gradmq.errors import SettingsError
+from gradmq.infer import server
 from gradmq.infer.server import HttpServer
 from gradmq.serve import TensorModel
 
@@ -41,8 +42,8 @@ def test_an_impossible_address_is_named(host: str, port: int) -> None:
 
 
 def test_the_url_of_a_server_on_all_interfaces_can_be_opened() -> None:
-    with HttpServer(no_app, "0.0.0.0", 0) as server:
-        assert server.url == f"http://127.0.0.1:{server.port}"
+    with HttpServer(no_app, "0.0.0.0", 0) as opened:
+        assert opened.url == f"http://127.0.0.1:{opened.port}"
 
 
 def test_a_server_told_to_stop_ends_though_a_request_still_runs(
@@ -62,6 +63,26 @@ def test_a_server_told_to_stop_ends_though_a_request_still_runs(
         httpx.get(node.url + "/healthz")
 
 
+def test_a_client_too_many_is_told_so_while_all_others_have_requests_under_way(
+    serve_node: Any, gate: Any, sums_spec: TensorModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(server, "most_connections", lambda: 2)
+    node = serve_node("sums", sums_spec)
+    stuck = gate(lambda rows: (rows.sum(dim=1), rows))
+    node.offer(1, stuck)
+    url = f"{node.url}/v2/models/sums/infer"
+    with ThreadPoolExecutor(2) as pool:
+        under_way = [pool.submit(httpx.post, url, json=ROW, timeout=30) for _ in range(2)]
+        stuck.entered.wait()
+        told = httpx.get(f"{node.url}/healthz")
+        while told.status_code != 503:  # the second one has not come yet
+            told = httpx.get(f"{node.url}/healthz")
+        assert told.json() == {"error": "2 connections are at work, the most here"}
+        stuck.go.set()
+        assert [answer.result().status_code for answer in under_way] == [200, 200]
+    assert httpx.get(f"{node.url}/healthz").status_code == 200
+
+
 def test_signal_handlers_are_left_as_they_are() -> None:
     watched = (signal.SIGINT, signal.SIGTERM)
     before = [signal.getsignal(number) for number in watched]
@@ -77,9 +98,9 @@ def test_signal_handlers_are_left_as_they_are() -> None:
     previous = signal.signal(signal.SIGINT, lambda number, frame: None)
     try:
         before[0] = signal.getsignal(signal.SIGINT)
-        with HttpServer(app, "127.0.0.1", 0) as server, ThreadPoolExecutor(1) as pool:
-            asked = pool.submit(httpx.get, server.url)
-            server.serve_until(stop)
+        with HttpServer(app, "127.0.0.1", 0) as begun, ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(httpx.get, begun.url)
+            begun.serve_until(stop)
             assert asked.result().status_code == 204
     finally:
         signal.signal(signal.SIGINT, previous)
