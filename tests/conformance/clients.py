@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,13 +68,15 @@ def try_client(name: str, urls: Urls, pip_s: float | None, run_s: float) -> Outc
     done = []
     for command in client.commands(folder, urls):
         try:
-            ran = subprocess.run(
-                [str(word) for word in command],
-                capture_output=True,
-                text=True,
-                timeout=run_s,
-                env=_environment(),
-            )
+            with tempfile.TemporaryDirectory() as here:  # some leave things where they run
+                ran = subprocess.run(
+                    [str(word) for word in command],
+                    cwd=here,
+                    capture_output=True,
+                    text=True,
+                    timeout=run_s,
+                    env=_environment(),
+                )
         except subprocess.TimeoutExpired:
             return Outcome(False, f"it went on for {run_s:g} s")
         if ran.returncode:
