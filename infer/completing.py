@@ -17,6 +17,7 @@ from gradmq.infer.model_thread import disconnection, until_possible
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.refusal import Refused, client_gone, over_time, too_many
 from gradmq.infer.running import Running, Turn
+from gradmq.infer.standstill import Standstill
 from gradmq.infer.turns import Turns
 from gradmq.serve import TextModel
 
@@ -28,13 +29,19 @@ class Completing:
     meanwhile: one that waited is answered by the newest.
     """
 
-    def __init__(self, node: NodeApi, spec: TextModel, executor: Executor) -> None:
-        """``executor`` has the model's one thread."""
+    def __init__(
+        self, node: NodeApi, spec: TextModel, executor: Executor, standstill: Standstill
+    ) -> None:
+        """``executor`` has the model's one thread.
+
+        In a ``standstill`` no completion begins, and it waits for those that have begun.
+        """
         self._node = node
         self._spec = spec
         self._executor = executor
         self._limits = node.limits
-        self._turns: Turns[Running] = Turns(node.limits.running_completions)
+        self._standstill = standstill
+        self._turns: Turns[Running] = Turns(node.limits.running_completions, standstill.begin)
         self._on_turn: tuple[Running, asyncio.Future[Turn]] | None = None
         self._waiting = 0
 
@@ -76,6 +83,7 @@ class Completing:
     @contextlib.asynccontextmanager
     async def _taking_turns(self, request: Request, running: Running) -> AsyncIterator[None]:
         loop = asyncio.get_running_loop()
+        self._standstill.when_over = partial(self._call_soon, loop)
         late = over_time(self._limits.request_s)
         async with disconnection(request) as gone:
             gone.add_done_callback(lambda _: self._end(running, client_gone()))
@@ -92,9 +100,21 @@ class Completing:
     def _start(self, choice: Choice, wanted: CompletionRequest) -> Generation:
         return Generation(choice.holding(), self._spec, wanted, self._limits.scored_tokens)
 
+    def _call_soon(self, loop: asyncio.AbstractEventLoop) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: the node is ending
+            loop.call_soon_threadsafe(self._go_on)
+
+    def _go_on(self) -> None:
+        self._turns.fill()
+        self._start_turn()
+
+    def _leave(self, running: Running) -> None:
+        if self._turns.remove(running):
+            self._standstill.end()
+
     def _end(self, running: Running, why: Refused) -> None:
         running.fail(why)
-        self._turns.remove(running)
+        self._leave(running)
         if self._on_turn is not None and self._on_turn[0] is running:
             # Its last token may still be under way; what comes next waits behind that.
             self._on_turn[1].cancel()
@@ -118,10 +138,10 @@ class Completing:
             error = turn.exception()
             if error is not None:
                 running.fail(error)
-                self._turns.remove(running)
+                self._leave(running)
             else:
                 pieces, ended = turn.result()
                 running.came(pieces, ended)
                 if ended:
-                    self._turns.remove(running)
+                    self._leave(running)
         self._start_turn()

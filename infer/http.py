@@ -37,6 +37,7 @@ from gradmq.infer.refusal import Refused, quoted
 from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.serving import Serving
 from gradmq.infer.stamp import Stamp
+from gradmq.infer.standstill import Standstill
 from gradmq.serve import TensorModel, TextModel
 
 _PATHS = (
@@ -60,6 +61,7 @@ def make_app(
     measures: Measures | None = None,
     watch: RunWatch | None = None,
     stopping: Callable[[], bool] = lambda: False,
+    standstill: Standstill | None = None,
 ) -> ASGIApp:
     """The ASGI application that answers for the releases that ``serving`` holds.
 
@@ -68,7 +70,8 @@ def make_app(
     ``serving`` is told about releases with; ``wall_clock`` is Unix time, for ``created`` fields.
     With a ``token``, requests must bear it. Above ``max_age_s`` the node says that it is not ready.
     ``measures`` is added to, and shown at ``/metrics``. ``watch`` knows the run, if there is
-    one. Streams without end are ended when ``stopping`` says so.
+    one. Streams without end are ended when ``stopping`` says so. In a ``standstill`` no completion
+    runs.
     """
     limits = HttpLimits() if limits is None else limits
     node = NodeApi(
@@ -86,7 +89,8 @@ def make_app(
     if isinstance(spec, TensorModel):
         waiting = batching = Batching(job_name, spec, executor, limits, measures, clock)
     else:
-        waiting = completing = Completing(node, spec, executor)
+        standstill = Standstill() if standstill is None else standstill
+        waiting = completing = Completing(node, spec, executor, standstill)
     routes = [
         *OpenInference(node, batching, measures, wall_clock).routes(),
         *GenerateExtension(node, completing).routes(),

@@ -25,8 +25,8 @@ from gradmq.infer.measures import Measures
 from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.server import HttpServer
 from gradmq.infer.serving import ServedRelease, Serving
+from gradmq.infer.standstill import Standstill
 from gradmq.infer.swapping import Swapper
-from gradmq.infer.warm_up import warm_up
 from gradmq.job import Job
 from gradmq.security.token import read_token
 from gradmq.torch_binding import hollow
@@ -57,10 +57,12 @@ def serve(
     spec = job.serve()
     limits = HttpLimits.of(settings)
     require_batchable(spec, limits.batch_rows)
-    serving = Serving(settings.keep_releases, settings.return_to_stable)
+    serving = Serving(settings.keep_releases, settings.return_to_stable, settings.inplace)
     measures = Measures()
     failure: list[Exception] = []
     executor = ThreadPoolExecutor(1, "gradmq-model")
+    standstill = Standstill()
+    swapper = Swapper(serving, measures, spec, executor, standstill)
     app = make_app(
         serving,
         job.name,
@@ -73,18 +75,16 @@ def serve(
         measures=measures,
         watch=watch,
         stopping=stopped.is_set,
+        standstill=standstill,
     )
     with HttpServer(app, host, settings.port) as server:
         url = server.url
         log.info("answers at %s", url)
         link.say_if_open(host, bool(token))
 
-        def warm(release: ServedRelease) -> None:
-            executor.submit(warm_up, release, spec).result()
-
         def take() -> None:
             try:
-                source(Swapper(serving, measures, warm), url, stopped.is_set)
+                source(swapper, url, stopped.is_set)
             except Exception as error:  # noqa: BLE001  (raised again in the main thread)
                 failure.append(error)
                 stopped.set()
@@ -109,10 +109,12 @@ def releases_of_run(
     keys: Path | None,
     max_score_drop: float | None = None,
     watch: RunWatch | None = None,
+    in_place: bool = False,
 ) -> Source:
     """The releases of a live run, as they come; the node goes on with the last when it is away.
 
-    ``watch`` is told the run's status about once a second.
+    ``watch`` is told the run's status about once a second. ``in_place``: one module for all of
+    them, as ``infer.inplace`` says.
     """
 
     def follow(swapper: Swapper, url: str, stopped: Callable[[], bool]) -> None:
@@ -127,10 +129,14 @@ def releases_of_run(
             report=lambda: {"url": url, **swapper.serving.report(time.monotonic())},
             on_status=watch.heard if watch else None,
         )
-        hollow(model)
+        if in_place:
+            model.eval().requires_grad_(False)
+        else:
+            hollow(model)
+        guard = Guard(job.score, max_score_drop)
         try:
             follower.open(stopped)
-            swapper.follow(follower, Guard(job.score, max_score_drop), stopped)
+            swapper.follow(follower, guard, stopped, model if in_place else None)
         finally:
             follower.close()
 

@@ -85,9 +85,16 @@ class Serving:
     where the last word counts.
     """
 
-    def __init__(self, keep: int = 1, return_to_stable: bool = False) -> None:
-        """``return_to_stable``: when a release is turned down, ``stable`` is pinned."""
-        self._keep = keep
+    def __init__(
+        self, keep: int = 1, return_to_stable: bool = False, in_place: bool = False
+    ) -> None:
+        """``return_to_stable``: when a release is turned down, ``stable`` is pinned.
+
+        ``in_place``: each release is written over the last one, so one is held and none other ever
+        answers; who offers sees to it that nothing runs meanwhile, and looks at ``takes_newer``.
+        """
+        self._keep = 1 if in_place else keep
+        self._in_place = in_place
         self._return_to_stable = return_to_stable
         self._recent: tuple[Holding, ...] = ()
         self._labels: Mapping[str, Holding] = MappingProxyType({})
@@ -114,8 +121,22 @@ class Serving:
             self._first_release = release.number
         else:
             self._swaps += 1
-        self._recent = (*self._recent, Holding(release, heard_newest_at_s))[-self._keep :]
+        holding = Holding(release, heard_newest_at_s)
+        self._recent = (*self._recent, holding)[-self._keep :]
+        if self._in_place and isinstance(self._mode, Pinned):
+            # It was pinned while this one was written over it: what is here is what stays.
+            self._mode = Pinned(holding, self._mode.reason)
         return True
+
+    def withdraw(self) -> None:
+        """Hold nothing any more: what was written in place is not whole."""
+        self._recent = ()
+        self._mode = None
+
+    @property
+    def takes_newer(self) -> bool:
+        """False while the one release that is held in place is pinned, and must not change."""
+        return not (self._in_place and isinstance(self._mode, Pinned))
 
     def turn_down(self, number: int, reason: str) -> None:
         """Note that a complete release is not fit to be served: what is held goes on."""
@@ -161,6 +182,9 @@ class Serving:
     def label(self, label: str, number: int | None = None) -> None:
         """Mark a release, by default the one that answers now; raises NotHeld."""
         require_label(label, LABELS)
+        if self._in_place:
+            text = "this node writes each release over the last one (infer.inplace)"
+            raise NotHeld(f"{text}: nothing stays that could be labelled")
         holding = self._answering() if number is None else self._find(number)
         self._labels = MappingProxyType({**self._labels, label: holding})
 
@@ -197,23 +221,23 @@ class Serving:
         if newest is None:
             return Lack("nothing is held here yet: waiting for the first release", later=True)
         if holding is None:
-            later = wish.pin is not None and wish.pin > newest.release.number
+            later = self.takes_newer and wish.pin is not None and wish.pin > newest.release.number
             return Lack(f"release {wish.pin} is not held here; {self.held_text()}", later)
         release = holding.release
         lack = wish.lack(release.number, release.versions, holding.age_s(now))
         if lack is None:
             return holding
         text = f"release {release.number} {lack.text}"
-        if holding is newest:
+        if holding is newest and self.takes_newer:
             return Lack(text, lack.later)
         return Lack(f"{text}; {self.mode_text()}", later=False)
 
     def holding(self, point: float = 0.0) -> Holding | None:
         """The release that answers who wishes nothing, or None before the first."""
         mode = self._mode
-        if isinstance(mode, Pinned):
-            return mode.holding
         newest = self.newest()
+        if isinstance(mode, Pinned):
+            return newest if self._in_place else mode.holding
         if isinstance(mode, Split):
             # A label that another thread has just taken away leaves its share to the newest.
             return self._labels.get(mode.label(point), newest) if newest else None
@@ -240,7 +264,7 @@ class Serving:
     def held(self) -> list[Holding]:
         """Every release held, oldest first."""
         mode = self._mode
-        pinned = [mode.holding] if isinstance(mode, Pinned) else []
+        pinned = [mode.holding] if isinstance(mode, Pinned) and not self._in_place else []
         every = [*self._recent, *self._labels.values(), *pinned]
         by_number = {held.release.number: held for held in every}
         return [by_number[number] for number in sorted(by_number)]

@@ -5,11 +5,20 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
-from gradmq.infer.follower import FollowedRelease, Follower
+from gradmq.infer.follower import FollowedRelease, Follower, TakenRelease
 from gradmq.infer.guard import Guard
 from gradmq.infer.measures import Measures
 from gradmq.infer.serving import ServedRelease, Serving
+from gradmq.infer.standstill import Standstill
+from gradmq.infer.warm_up import warm_up
+from gradmq.serve import TensorModel, TextModel
+
+if TYPE_CHECKING:
+    import torch
 
 log = logging.getLogger(__name__)
 
@@ -19,55 +28,86 @@ FOLLOW_S = 0.25
 #: Releases that are served between two lines of the log.
 TOLD_EVERY = 60
 
+T = TypeVar("T")
+
 
 class Swapper:
     """Offers releases to a ``Serving`` and measures what that took; belongs to one thread."""
 
     def __init__(
-        self, serving: Serving, measures: Measures, warm_up: Callable[[ServedRelease], None]
+        self,
+        serving: Serving,
+        measures: Measures,
+        spec: TensorModel | TextModel,
+        executor: Executor,
+        standstill: Standstill,
     ) -> None:
-        """``warm_up`` runs the first release once, and returns when that is done."""
+        """``executor`` has the model's one thread; in a ``standstill`` no completion runs on it."""
         self.serving = serving
         self.measures = measures
-        self._warm_up = warm_up
+        self._spec = spec
+        self._executor = executor
+        self._standstill = standstill
+        self._seen: FollowedRelease | None = None
+        self._last_was_unfit = False
 
-    def offer(self, release: ServedRelease, heard_newest_at_s: float) -> None:
-        """Serve this release if it is the newest; the first only once it is warm."""
+    def offer(
+        self, release: ServedRelease, heard_newest_at_s: float, in_models_thread: bool = False
+    ) -> None:
+        """Serve this release if it is the newest; the first only once it has run."""
         if self.serving.newest() is None:
-            self._warm_up(release)
+            if in_models_thread:
+                warm_up(release, self._spec)
+            else:
+                self._executor.submit(warm_up, release, self._spec).result()
         self.serving.offer(release, heard_newest_at_s)
 
-    def follow(self, follower: Follower, guard: Guard, stopped: Callable[[], bool]) -> None:
-        """Serve what comes and is fit, until ``stopped``; raises what ends the follower."""
-        seen: FollowedRelease | None = None
+    def follow(
+        self,
+        follower: Follower,
+        guard: Guard,
+        stopped: Callable[[], bool],
+        in_place: torch.nn.Module | None = None,
+    ) -> None:
+        """Serve what comes and is fit, until ``stopped``; raises what ends the follower.
+
+        ``in_place``, the follower's model, is what every release is written into; None: each
+        becomes a module of its own.
+        """
         while not stopped():
             newest = follower.newest()
             self.measures.newest_release = newest.number
-            if seen is None or newest.number > seen.number:
-                seen = self._take(follower, guard, seen)
-            else:
+            if self._seen is not None and newest.number <= self._seen.number:
                 self.serving.heard_newest(newest.number, time.monotonic() - newest.age_s)
-            follower.wait(seen, FOLLOW_S)
+            elif in_place is None:
+                self._swap(follower, guard)
+            elif self.serving.takes_newer:
+                with self._standstill.hold(stopped) as still:
+                    if still:
+                        write = partial(self._swap, follower, guard, in_place)
+                        self._executor.submit(write).result()
+            follower.wait(newest, FOLLOW_S)
 
-    def _take(
-        self, follower: Follower, guard: Guard, before: FollowedRelease | None
-    ) -> FollowedRelease:
+    def _swap(
+        self, follower: Follower, guard: Guard, in_place: torch.nn.Module | None = None
+    ) -> None:
         begun_s = time.monotonic()
         release = follower.take()
-        taken = release.about
+        before, self._seen = self._seen, release.about
         unfit = guard.why_unfit(release)
         if not unfit:
-            module = release.module()
-            del release  # two models are enough
+            module = release.module() if in_place is None else self._written(release, in_place)
             unfit = guard.why_worse(module)
-        down = self.serving.last_turned_down
-        was_unfit = bool(before and down and down.number == before.number)
+        taken = release.about
+        del release  # two models are enough
+        was_unfit, self._last_was_unfit = self._last_was_unfit, bool(unfit)
         if unfit:
             self.serving.turn_down(taken.number, unfit)
             if not was_unfit:
                 log.warning("skips release %d: it %s", taken.number, unfit)
-            return taken
-        self.offer(ServedRelease(taken.number, taken.versions, module), begun_s - taken.age_s)
+            return
+        served = ServedRelease(taken.number, taken.versions, module)
+        self.offer(served, begun_s - taken.age_s, in_models_thread=in_place is not None)
         now = time.monotonic()
         self.measures.swaps.add(now - begun_s)
         is_news = before is None or before.versions != taken.versions
@@ -75,4 +115,11 @@ class Swapper:
             self.measures.applied_to_servable.observe(taken.since_applied_s + now - begun_s)
         if taken.number == 1 or taken.number % TOLD_EVERY == 0 or was_unfit:
             log.info("serves release %d", taken.number)
-        return taken
+
+    def _written(self, release: TakenRelease, module: torch.nn.Module) -> torch.nn.Module:
+        try:
+            release.install()
+        except BaseException:
+            self.serving.withdraw()  # parts of two releases: nobody may be answered from that
+            raise
+        return module

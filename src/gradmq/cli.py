@@ -323,6 +323,14 @@ def infer(
     max_age: Annotated[
         str | None, Parameter(help="Say not ready when the newest release is older: 10s.")
     ] = None,
+    inplace: Annotated[
+        bool | None,
+        Parameter(
+            help="Write each release over the last one: the memory of one model, none to go back "
+            "to.",
+            negative="",
+        ),
+    ] = None,
     keys: Keys = None,
     insecure: Insecure = None,
     config: Config = None,
@@ -336,7 +344,8 @@ def infer(
 
         settings = _settings(
             config, set_, infer__host=host, infer__port=port, infer__token_file=token_file,
-            infer__max_age=max_age, network__keys=keys, network__insecure=insecure,
+            infer__max_age=max_age, infer__inplace=inplace, network__keys=keys,
+            network__insecure=insecure,
         )  # fmt: skip
         loaded = load(job)
         from gradmq.infer import node
@@ -346,6 +355,11 @@ def infer(
         drop = settings.infer.max_score_drop
         if drop is not None and loaded.score is None:
             raise SettingsError(f"infer.max_score_drop is set, and job {loaded.name} has no score")
+        if settings.infer.inplace and (drop is not None or settings.infer.return_to_stable):
+            raise SettingsError(
+                "infer.inplace leaves nothing to go back to: "
+                "use it without infer.max_score_drop and infer.return_to_stable"
+            )
         if checkpoint is None:
             source = node.releases_of_run(
                 loaded,
@@ -355,6 +369,7 @@ def infer(
                 settings.network.keys,
                 drop,
                 watch,
+                settings.infer.inplace,
             )
         else:
             from gradmq.run.saved import read_saved

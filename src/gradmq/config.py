@@ -167,6 +167,11 @@ class InferSettings(_Section):
         description="how many of the newest releases can be asked for or gone back to; each takes "
         "the memory of one model",
     )  # fmt: skip
+    inplace: bool = Field(
+        False,
+        description="write each release over the last one, between requests: the memory of one "
+        "model, none to go back to",
+    )
     max_age: Duration | None = Field(
         None, description="say not ready when the newest release is older; seconds"
     )

@@ -304,3 +304,59 @@ def test_a_node_is_ready_while_it_hears_of_the_run_also_if_an_older_release_answ
     assert serving.is_ready(10.0, max_age_s=2.0)
     assert serving.is_ready(99.0, max_age_s=None)
     assert not serving.is_ready(99.0, max_age_s=2.0)
+
+
+# -- in place -------------------------------------------------------------------------------------
+
+
+def in_place(*numbers: int) -> Serving:
+    serving = Serving(keep=3, in_place=True)
+    for number in numbers:
+        serving.offer(release(number), heard_newest_at_s=0.0)
+    return serving
+
+
+def test_of_what_is_written_in_place_the_newest_alone_is_held() -> None:
+    serving = in_place(1, 2, 3)
+    assert held_by(serving) == [3]
+    assert lacks(serving, Wish(pin=2)) == Lack(
+        "release 2 is not held here; held are 3", later=False
+    )
+    with pytest.raises(NotHeld, match="release 2 is not held here"):
+        serving.pin(2)
+    with pytest.raises(NotHeld, match="nothing older than release 3"):
+        serving.roll_back()
+    with pytest.raises(NotHeld, match=r"over the last one \(infer.inplace\)"):
+        serving.label("stable")
+
+
+def test_nothing_newer_is_taken_while_the_one_release_is_pinned() -> None:
+    serving = in_place(3)
+    assert serving.takes_newer
+    serving.freeze()
+    assert not serving.takes_newer
+    for wish in (Wish(pin=4), Wish(min_release=4), Wish(max_age_s=1.0)):
+        assert not lacks(serving, wish, now=9.0).later
+    serving.unfreeze()
+    assert lacks(serving, Wish(min_release=4)).later
+    serving.pin(3)
+    assert not serving.takes_newer
+    assert serving_with(3).takes_newer
+
+
+def test_a_pin_that_comes_while_a_release_is_written_stays_with_what_is_written() -> None:
+    serving = in_place(3)
+    serving.freeze()
+    serving.offer(release(4), heard_newest_at_s=0.0)
+    assert answers(serving) == 4, "there is no other"
+    assert serving.mode_text() == "this node stays at release 4 (frozen)"
+    assert not serving.takes_newer
+
+
+def test_what_was_half_written_is_not_answered_from() -> None:
+    serving = in_place(3)
+    serving.freeze()
+    serving.withdraw()
+    assert serving.holding() is None
+    assert held_by(serving) == []
+    assert lacks(serving, NOTHING).later

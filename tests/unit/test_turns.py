@@ -54,3 +54,24 @@ def test_beyond_the_bound_they_wait_in_order_for_a_place() -> None:
     turns.remove("d")
     turns.remove("a")
     assert taken(turns, 2) == "cc"
+
+
+def test_who_may_not_begin_waits_until_the_turns_are_filled_again() -> None:
+    allowed = [True, False, False]
+    turns: Turns[str] = Turns(8, lambda: allowed.pop(0))
+    for name in "ab":
+        turns.add(name)
+    assert taken(turns, 2) == "aa"
+    assert turns.remove("a")
+    assert taken(turns, 1) == "-"
+    allowed.append(True)
+    turns.fill()
+    assert taken(turns, 1) == "b"
+    assert allowed == []
+
+
+def test_it_is_told_whether_who_is_forgotten_had_turns() -> None:
+    turns: Turns[str] = Turns(1)
+    for name in "ab":
+        turns.add(name)
+    assert [turns.remove(name) for name in "baa"] == [False, True, False]

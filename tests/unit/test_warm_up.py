@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 
 from gradmq.infer.measures import Measures
 from gradmq.infer.serving import ServedRelease, Serving
+from gradmq.infer.standstill import Standstill
 from gradmq.infer.swapping import Swapper
 from gradmq.infer.warm_up import warm_up
 from gradmq.serve import TensorModel, TensorSpec, TextModel
@@ -106,14 +108,18 @@ def test_a_job_that_does_not_take_that_input_is_served_all_the_same() -> None:
 
 def test_only_the_first_release_is_warmed_up_and_before_it_is_held() -> None:
     serving = Serving(keep=2)
-    warmed = []
+    held_then = []
 
-    def note(release: ServedRelease) -> None:
-        assert serving.newest() is None
-        warmed.append(release.number)
+    def prepare(inputs: Mapping[str, Any]) -> tuple[Any, ...]:
+        held_then.append(serving.held())
+        return (torch.zeros(1),)
 
-    swapper = Swapper(serving, Measures(), note)
-    for number in (4, 5):
-        swapper.offer(ServedRelease(number, ((1, number),), Recorder()), 0.0)
-    assert warmed == [4]
+    spec = TensorModel(
+        (TensorSpec("x", "FP32", (-1,)),), (TensorSpec("y", "FP32", (-1,)),), prepare
+    )
+    with ThreadPoolExecutor(1) as executor:
+        swapper = Swapper(serving, Measures(), spec, executor, Standstill())
+        for number in (4, 5):
+            swapper.offer(ServedRelease(number, ((1, number),), Recorder()), 0.0)
+    assert held_then == [[]]
     assert [held.release.number for held in serving.held()] == [4, 5]
