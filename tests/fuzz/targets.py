@@ -280,7 +280,7 @@ def read_binary_body(parts: Parts) -> bool:
 
 
 def _wishes() -> Sequence[Parts]:
-    """The query, the version in the path, and headers: a name, its value, …"""
+    """The query, the version in the path or nothing, and headers: a name, its value, …"""
     return [
         [b"", b"", b"x-gradmq-min-version", b"1:7,-", b"x-gradmq-wait", b"5s"],
         [b"max_age=2s&min_release=3&wait=500ms", b"", b"x-request-id", b"a-1"],
@@ -304,14 +304,14 @@ def read_wish(parts: Parts) -> bool:
         {
             "type": "http",
             "query_string": query,
-            "path_params": {"version": version.decode("latin-1")},
+            "path_params": {"version": version.decode("latin-1")} if version else {},
             "headers": list(zip(names, headers[1::2], strict=False)),
         }
     )
     try:
         choice = Choice(request, _two_releases(), lambda: 5.0, left_s=60.0)
     except Refused as error:
-        return _refused_well(error)
+        return _refused_well(error, (400, 404))
     try:
         choice.is_possible()
         assert choice.holding().release.number in (3, 4)
