@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 
 from gradmq.exposition import Histogram
-from gradmq.wire.messages import Version
+from gradmq.wire.messages import MAX_WINDOW, Version
 from gradmq.worker.session import Answered
 
 #: Seconds; from a small model on one host to a slow link.
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+
+#: When a push was made, and the version of each shard that holds it; None: it was not applied.
+_Landing = tuple[float, Sequence[Version | None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +51,8 @@ class Tally:
         self.waited_s: defaultdict[str, float] = defaultdict(float)
         self._installed_after = Histogram(_SECONDS)
         self._under_way: dict[tuple[int, int], float] = {}
-        self._landing: list[tuple[float, Sequence[Version | None]]] = []
-        """When it was pushed, and the version of each shard that holds it."""
+        self._landing: deque[_Landing] = deque(maxlen=MAX_WINDOW)
+        """Not installed yet; of a program that installs nothing, the last few."""
 
     @property
     def installed_after(self) -> Histogram:
@@ -76,10 +79,9 @@ class Tally:
 
     def installed(self, versions: Sequence[Version], now: float) -> None:
         """The model has these versions of the shards."""
-        still = []
-        for pushed_at, holds in self._landing:
+        for _ in range(len(self._landing)):
+            pushed_at, holds = self._landing.popleft()
             if all(h is None or h <= v for h, v in zip(holds, versions, strict=True)):
                 self._installed_after.observe(now - pushed_at)
             else:
-                still.append((pushed_at, holds))
-        self._landing = still
+                self._landing.append((pushed_at, holds))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from gradmq.wire.messages import Verdict, Version
+from gradmq.wire.messages import MAX_WINDOW, Verdict, Version
 from gradmq.worker.session import Answered
 from gradmq.worker.tally import Tally
 
@@ -24,6 +24,15 @@ def test_a_push_is_installed_once_the_model_has_every_version_that_holds_it() ->
         assert sum(tally.installed_after.counts) == count
     assert tally.installed_after.total == 2.0
     assert not tally.has_landing
+
+
+def test_a_program_that_installs_nothing_is_no_leak() -> None:
+    tally = Tally()
+    for seq in range(1, 10 * MAX_WINDOW):
+        tally.pushed(7, seq, now=float(seq))
+        tally.answered(Answered(7, seq, (applied(seq, (1, seq)),)))
+    tally.installed([(1, seq)], now=float(seq))
+    assert sum(tally.installed_after.counts) == MAX_WINDOW
 
 
 def test_verdicts_are_counted_by_what_they_said() -> None:
