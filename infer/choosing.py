@@ -14,15 +14,13 @@ from starlette.requests import Request
 
 from gradmq.config import seconds
 from gradmq.infer.refusal import RETRY_AFTER_S, Refused, invalid, quoted
+from gradmq.infer.request_id import REQUEST_ID
 from gradmq.infer.serving import Holding, Serving
 from gradmq.infer.wish import Lack, WantedVersion, Wish
 
 _HEADERS = "x-gradmq-"
 
 _WISHES = ("max_age", "min_release", "min_version", "pin", "wait")
-
-#: Requests with the same value go to the same side of a split.
-_REQUEST_ID = "x-request-id"
 
 
 class Choice:
@@ -48,7 +46,7 @@ class Choice:
         self._serving = serving
         self._clock = clock
         self._waits_until = clock() + self._wait_s
-        self._point = _point(request.headers.get(_REQUEST_ID))
+        self._point = _point(request.headers.get(REQUEST_ID))
 
     def is_possible(self) -> bool:
         """Whether a release is there; raises ``Refused`` if there will be none in time."""
@@ -160,7 +158,7 @@ def _version(text: str) -> WantedVersion:
 
 
 def _point(request_id: str | None) -> float:
-    """In [0, 1): the same for the same id, by chance without one."""
+    """In [0, 1), the place in a split: the same for the same id, by chance without one."""
     if request_id is None:
         return random.random()
     digest = hashlib.blake2b(request_id.encode(), digest_size=6).digest()

@@ -34,6 +34,7 @@ from gradmq.infer.openai import OpenAI
 from gradmq.infer.openapi import OpenApi
 from gradmq.infer.page import Page
 from gradmq.infer.refusal import Refused, quoted
+from gradmq.infer.request_id import RequestId
 from gradmq.infer.run_watch import RunWatch
 from gradmq.infer.serving import Serving
 from gradmq.infer.stamp import Stamp
@@ -113,7 +114,7 @@ def make_app(
     # A slash too many is an unknown path, not a redirect to a name taken from the Host header.
     app.router.redirect_slashes = False
     stamped = Stamp(app, node, measures)
-    return Bearer(stamped, token) if token else stamped
+    return RequestId(Bearer(stamped, token) if token else stamped)
 
 
 async def _answer_unknown_path(request: Request, error: Exception) -> Response:

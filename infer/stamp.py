@@ -1,23 +1,16 @@
-"""What holds for every answer: it names the release and the request, and it is counted."""
+"""What holds for every answer: it names the release, and it is counted."""
 
 from __future__ import annotations
 
 import asyncio
-import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gradmq.infer.error_answers import render_error
 from gradmq.infer.measures import Measures
 from gradmq.infer.node_api import RELEASE_HEADER, NodeApi
 from gradmq.infer.refusal import stopping
-
-#: Of a request, and again of its answer; one is made for a request without.
-_REQUEST_ID = "x-request-id"
-
-#: A longer one is not repeated.
-_MAX_ID_CHARACTERS = 200
 
 
 class Stamp:
@@ -35,8 +28,6 @@ class Stamp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
 
-        asked_id = Headers(scope=scope).get(_REQUEST_ID, "")
-        request_id = asked_id if 0 < len(asked_id) <= _MAX_ID_CHARACTERS else uuid.uuid4().hex
         begun = False
         begun_s = self._node.clock()
         by_release: int | None = None
@@ -46,7 +37,6 @@ class Stamp:
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
-                headers[_REQUEST_ID] = request_id
                 holding = self._node.serving.holding()
                 if RELEASE_HEADER in headers:
                     by_release = int(headers[RELEASE_HEADER])

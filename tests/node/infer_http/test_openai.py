@@ -244,3 +244,30 @@ def test_every_answer_has_the_id_of_its_request_or_a_new_one(letters_node: Any) 
     assert len(set(ids)) == 3
     long = letters_node.client.get("/healthz", headers={"x-request-id": "a" * 201})
     assert long.headers["x-request-id"] != "a" * 201
+
+
+def test_the_key_of_the_package_is_the_token_of_the_node(
+    serve_node: Any, text_spec: TextModel
+) -> None:
+    node = serve_node("letters", text_spec, token="secret")
+    node.offer(1, lambda ids: torch.zeros(1, ids.shape[1], 256))
+    with client_of(node) as client, pytest.raises(openai.AuthenticationError) as caught:
+        client.completions.create(model="letters", prompt="a", stream=True)
+    assert caught.value.request_id
+    with client_of(node).with_options(api_key="secret") as client:
+        assert list(client.completions.create(model="letters", prompt="a", stream=True))
+
+
+def test_a_request_over_its_time_is_not_repeated(
+    serve_node: Any, gate: Any, text_spec: TextModel
+) -> None:
+    node = serve_node("letters", text_spec, limits=HttpLimits(request_s=0.2))
+    slow = gate(lambda ids: torch.zeros(1, ids.shape[1], 256))
+    node.offer(1, slow)
+    with (
+        client_of(node).with_options(max_retries=2) as client,
+        pytest.raises(openai.InternalServerError) as caught,
+    ):
+        client.completions.create(model="letters", prompt="a")
+    assert caught.value.status_code == 504
+    assert slow.calls <= 1
