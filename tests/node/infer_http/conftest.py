@@ -90,6 +90,13 @@ def serve_node() -> Iterator[ServeNode]:
         yield lambda *args, **settings: nodes.enter_context(running_node(*args, **settings))
 
 
+@pytest.fixture(scope="module")
+def serve_module() -> Iterator[ServeNode]:
+    """The same for a node that all tests of a file may ask, and none changes."""
+    with contextlib.ExitStack() as nodes:
+        yield lambda *args, **settings: nodes.enter_context(running_node(*args, **settings))
+
+
 #: Two rows of three in, their sums and their doubles out.
 SUMS = TensorModel(
     inputs=(TensorSpec("rows", "FP32", (-1, 3)),),

@@ -28,10 +28,10 @@ def letters(ids: torch.Tensor) -> torch.Tensor:
     return torch.nn.functional.one_hot((ids + 1) % 256, 256).float() * 1000
 
 
-@pytest.fixture
-def node(serve_node: Any, text_spec: TextModel) -> Any:
+@pytest.fixture(scope="module")
+def node(serve_module: Any, text_spec: TextModel) -> Any:
     """Goes on with the alphabet, up to before w."""
-    node = serve_node("letters", replace(text_spec, chat=template, chat_stop=("wx",)))
+    node = serve_module("letters", replace(text_spec, chat=template, chat_stop=("wx",)))
     node.offer(12, letters)
     return node
 

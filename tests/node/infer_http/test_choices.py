@@ -28,9 +28,9 @@ def chances(ids: torch.Tensor) -> torch.Tensor:
     return probabilities.log()
 
 
-@pytest.fixture
-def node(serve_node: Any, text_spec: TextModel) -> Any:
-    node = serve_node("letters", text_spec)
+@pytest.fixture(scope="module")
+def node(serve_module: Any, text_spec: TextModel) -> Any:
+    node = serve_module("letters", text_spec)
     node.offer(1, chances)
     return node
 
