@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
@@ -86,9 +87,14 @@ def _pairs(values: Sequence[str]) -> dict[str, str]:
     return out
 
 
-def _settings(config: Path | None, more: Sequence[str], **flags: Any) -> Settings:
+def _settings(
+    config: Path | None,
+    more: Sequence[str],
+    job_settings: Mapping[str, Any] = MappingProxyType({}),
+    **flags: Any,
+) -> Settings:
     dotted = {key.replace("__", "."): value for key, value in flags.items()}
-    return resolve({}, config, os.environ, {**dotted, **_pairs(more)})
+    return resolve(job_settings, config, os.environ, {**dotted, **_pairs(more)})
 
 
 @app.command
@@ -277,11 +283,11 @@ def worker(
     def main(stop: StopFlag) -> None:
         from gradmq.jobs import load
 
-        settings = _settings(
-            config, set_, run__data=data, network__keys=keys, network__insecure=insecure,
-            **metrics.settings(),
-        )  # fmt: skip
         loaded = load(job)
+        settings = _settings(
+            config, set_, loaded.settings, run__data=data, network__keys=keys,
+            network__insecure=insecure, **metrics.settings(),
+        )  # fmt: skip
         from gradmq.worker.training import train
 
         train(
@@ -342,12 +348,12 @@ def infer(
     def main(stop: StopFlag) -> None:
         from gradmq.jobs import load
 
-        settings = _settings(
-            config, set_, infer__host=host, infer__port=port, infer__token_file=token_file,
-            infer__max_age=max_age, infer__inplace=inplace, network__keys=keys,
-            network__insecure=insecure,
-        )  # fmt: skip
         loaded = load(job)
+        settings = _settings(
+            config, set_, loaded.settings, infer__host=host, infer__port=port,
+            infer__token_file=token_file, infer__max_age=max_age, infer__inplace=inplace,
+            network__keys=keys, network__insecure=insecure,
+        )  # fmt: skip
         from gradmq.infer import node
         from gradmq.infer.run_watch import RunWatch
 

@@ -15,7 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from conformance.clients import CLIENTS, settings_of, try_client, version
+from conformance.clients import CLIENTS, SETTINGS, try_client, version
 from conformance.environments import NotInstalled
 from conformance.nodes import running_node
 
@@ -35,10 +35,7 @@ def main() -> int:
         tempfile.TemporaryDirectory(prefix="gradmq-conformance-") as folder,
         contextlib.ExitStack() as nodes,
     ):
-        urls = {
-            job: nodes.enter_context(running_node(job, Path(folder), settings_of(job)))
-            for job in jobs
-        }
+        urls = {job: nodes.enter_context(running_node(job, Path(folder), SETTINGS)) for job in jobs}
         good = [_line(name, urls) for name in names]
     return 0 if all(good) else 1
 

@@ -17,6 +17,8 @@ def main(url: str) -> None:
     assert first.choices[0].text == again.choices[0].text
     assert first.usage.completion_tokens == 8 and first.choices[0].finish_reason == "length"
     assert set(first.metadata) == {"release", "versions", "age_ms"}
+    with client.completions.create(**settings, stream=True) as stream:
+        assert "".join(chunk.choices[0].text for chunk in stream) == first.choices[0].text
     several = client.completions.create(model="lm", prompt=["a", "b"], max_tokens=1)
     assert [choice.index for choice in several.choices] == [0, 1]
     for kind, wrong in (
@@ -29,7 +31,7 @@ def main(url: str) -> None:
             assert error.body["message"]
         else:
             raise AssertionError(f"{wrong} was answered")
-    print("models, completions of one and two prompts, 2 errors")
+    print("models, completions of one and two prompts, streamed, 2 errors")
 
 
 if __name__ == "__main__":
