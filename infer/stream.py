@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gradmq import link
@@ -37,6 +37,16 @@ log = logging.getLogger(__name__)
 STATUS_EVERY_S = 1.0
 
 
+@dataclass(slots=True)
+class _News:
+    """What was heard of one release."""
+
+    newest_at: float
+    """When it was last said to be the newest."""
+    applied_at: float | None = None
+    """When the last update in it was applied, if that was told as it closed."""
+
+
 class FollowerThread(MemberThread):
     """Keeps the newest complete release; what is public here needs ``lock``."""
 
@@ -50,19 +60,20 @@ class FollowerThread(MemberThread):
         identity: Identity | None = None,
         on_status: Callable[[Mapping[str, Any], float], None] | None = None,
     ) -> None:
-        topics = (link.TOPIC_RELEASES, link.TOPIC_BEACONS)
+        topics = (link.TOPIC_BEACONS,)
         super().__init__(broker, topics, with_gradients=False, report=report, identity=identity)
         self.releases: Releases | None = None
         self.newest: Release | None = None
+        self._reads_releases = False
+        """From the first release on, which is fetched: until then one copy on its way is enough."""
         self._role: Role = role
         self._name = name
         self._tensors = tuple(tensors)
         self.let_go_of = -1
-        self._heard_newest_at: float | None = None
+        self._news: dict[int, _News] = {}
+        """Of the release that is here, and of those that may be yet."""
         self._on_status = on_status
         self._ask_status_at = 0.0
-        self._applied_at: tuple[int, float] | None = None
-        """The newest release that was heard to close, and when its last update was applied."""
 
     def let_go(self, number: int) -> None:
         """Keep the versions alone of this release, if it is the newest: somebody else has it."""
@@ -72,15 +83,15 @@ class FollowerThread(MemberThread):
 
     def age_s(self, release: int) -> float:
         """Time since this node last heard that ``release`` is the newest."""
-        if self._heard_newest_at is None:
-            return float("inf")
-        return time.monotonic() - self._heard_newest_at if release else float("inf")
+        news = self._news.get(release)
+        return float("inf") if news is None else time.monotonic() - news.newest_at
 
     def since_applied_s(self, release: int) -> float | None:
         """Time since the last update in ``release`` was applied, if it is known."""
-        if self._applied_at is None or self._applied_at[0] != release:
+        news = self._news.get(release)
+        if news is None or news.applied_at is None:
             return None
-        return time.monotonic() - self._applied_at[1]
+        return time.monotonic() - news.applied_at
 
     def waiting_for(self) -> str:
         """Who this follower waits for, in words; "" once it has a release."""
@@ -135,6 +146,9 @@ class FollowerThread(MemberThread):
         return self._ask_status_at if asks else float("inf")
 
     def on_time(self, now: float) -> None:
+        if self._reads_releases:
+            for shard_link in self.links.by_shard.values():
+                shard_link.take(link.TOPIC_RELEASES)
         if now >= self.wake_at():
             # Also when it could not be sent: the next turn is as good.
             self._ask_status_at = now + STATUS_EVERY_S
@@ -149,16 +163,28 @@ class FollowerThread(MemberThread):
 
     def _on_manifest(self, manifest: Manifest, now: float) -> None:
         assert self.releases is not None
-        since_s = manifest.since_applied_s
-        if since_s is not None and math.isfinite(since_s):
-            self._applied_at = (manifest.release, now - since_s)
         self._take(self.releases.on_manifest(manifest))
+        self._hear(manifest, now)
         if self.newest is None:
             # A fresh follower does not wait for the next release: this one is still kept.
             for ask in self.releases.missing(now):
                 self.ask(ask)
-        if self.newest is not None and self.newest.number >= manifest.release:
-            self._heard_newest_at = now
+
+    def _hear(self, manifest: Manifest, now: float) -> None:
+        assert self.releases is not None
+        if manifest.release < self.releases.newest_heard:
+            return  # overtaken by a newer one
+        news = self._news.setdefault(manifest.release, _News(now))
+        news.newest_at = now
+        since_s = manifest.since_applied_s
+        if since_s is not None and math.isfinite(since_s):
+            news.applied_at = now - since_s
+        self._news = {number: self._news[number] for number in self._news if self._matters(number)}
+
+    def _matters(self, release: int) -> bool:
+        assert self.releases is not None
+        is_here = self.newest is not None and self.newest.number == release
+        return is_here or release in self.releases.pending
 
     def on_stream(self, publications: Sequence[Publication], beacon: Beacon | None) -> None:
         assert self.releases is not None
@@ -173,11 +199,13 @@ class FollowerThread(MemberThread):
             case Publication():
                 self._take(self.releases.on_publication(message))
             case Refused(reason="release"):
+                self._reads_releases = True  # they follow each other faster than they are fetched
                 self.releases.on_refused(shard)
             case _:
                 log.warning("a %s of shard %d was ignored", message.KIND, shard)
 
     def _take(self, release: Release | None) -> None:
         if release is not None:
+            self._reads_releases = True
             self.newest = release
-            self._heard_newest_at = time.monotonic()
+            self._news.setdefault(release.number, _News(time.monotonic()))

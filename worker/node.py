@@ -182,7 +182,7 @@ class WorkerThread(MemberThread):
             self.session.on_beacon(beacon, now)
             self.replica.look(beacon.shard)
             self._on_replica(beacon.shard, now)
-            if self.links.by_shard[beacon.shard].takes_newest:
+            if link.TOPIC_NEWEST in self.links.by_shard[beacon.shard].takes:
                 self.ask(self.replica.on_beacon(beacon, now))
 
     def checked(self, publication: Publication, size: int) -> Publication:
@@ -214,7 +214,7 @@ class WorkerThread(MemberThread):
             raise JoinRefused(f"network.transport is shm, but shard {shard}: {why}")
         if why:
             log.info("shard %d is reached over TCP: %s", shard, why)
-        self.links.by_shard[shard].take_newest(not is_open)
+        self.links.by_shard[shard].take(link.TOPIC_NEWEST, not is_open)
 
     def _ring(self, shard: int, segment: Segment) -> RingReader:
         assert self.layout is not None
@@ -265,7 +265,7 @@ class WorkerThread(MemberThread):
             case Refused():
                 log.warning("shard %d refused: %s", shard, message.text)
                 session.on_refused(shard, message, now)
-                self.links.by_shard[shard].take_newest(not replica.has_ring(shard))
+                self.links.by_shard[shard].take(link.TOPIC_NEWEST, not replica.has_ring(shard))
                 if session.fenced:
                     self.member.rejoin(now)
             case _:

@@ -11,7 +11,7 @@ import logging
 import socket as sockets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
 
@@ -383,14 +383,16 @@ class ShardLink:
     stream: Socket
     control: Socket
     gradients: Socket | None
-    takes_newest: bool = False
-    """True while subscribed to newest versions; without, they are read in shared memory."""
+    takes: set[bytes] = field(default_factory=set)
+    """Topics that are subscribed to for now, beside those that always are."""
 
-    def take_newest(self, wanted: bool) -> None:
-        if wanted != self.takes_newest:
-            self.takes_newest = wanted
-            option = zmq.SUBSCRIBE if wanted else zmq.UNSUBSCRIBE
-            self.stream.setsockopt(option, TOPIC_NEWEST)
+    def take(self, topic: bytes, wanted: bool = True) -> None:
+        if wanted and topic not in self.takes:
+            self.takes.add(topic)
+            self.stream.setsockopt(zmq.SUBSCRIBE, topic)
+        elif not wanted and topic in self.takes:
+            self.takes.remove(topic)
+            self.stream.setsockopt(zmq.UNSUBSCRIBE, topic)
 
     def close(self) -> None:
         self.stream.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import TYPE_CHECKING
 
 from gradmq.layout import Layout
@@ -27,11 +27,10 @@ if TYPE_CHECKING:
 class SimFollower(SimMember):
     """One process that follows the releases."""
 
-    topics = frozenset({"releases", "beacons"})
-
     def __init__(self, world: World, label: str) -> None:
         self.releases: Releases | None = None
         self.newest: Release | None = None
+        self.topics: Set[str] = {"beacons"}
         self._follower_name = ""
         super().__init__(world, label)
 
@@ -91,6 +90,7 @@ class SimFollower(SimMember):
                 self._take(self.releases.on_publication(message))
             case Refused(reason="release"):
                 self.world.counts["refused for release"] += 1
+                self.topics |= {"releases"}
                 self.releases.on_refused(shard)
             case _:
                 raise AssertionError(f"a {message.KIND} is not for a follower")
@@ -99,6 +99,7 @@ class SimFollower(SimMember):
         if release is not None:
             self.world.view_checks.released(self, release)
             self.newest = release
+            self.topics |= {"releases"}
 
     def on_time(self, now: float) -> None:
         pass
