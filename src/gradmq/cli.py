@@ -19,6 +19,10 @@ from gradmq.errors import GradmqError, SettingsError
 DEFAULT_PORT = 5550
 #: A broker that has not answered by then is away: whoever asks knows it within five seconds.
 STATUS_TIMEOUT_S = 3.0
+
+#: What shells report of a program that SIGPIPE ended.
+BROKEN_PIPE = 141
+
 DEFAULT_BROKER = f"tcp://127.0.0.1:{DEFAULT_PORT}"
 
 app = App(
@@ -488,11 +492,13 @@ def _duration(text: str) -> float:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and exit with its status; what went wrong is one line on stderr."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help-all" in words:
-        _print_all_settings()
-        raise SystemExit(0)
     try:
-        status = app(words, exit_on_error=False, print_error=False, result_action="return_value")
+        status = _run(words)
+        sys.stdout.flush()  # here, where a reader that has left can still be noticed
+    except BrokenPipeError:
+        # Who reads has enough, as `head` has. Python would flush once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(BROKEN_PIPE) from None
     except CycloptsError as error:
         text = " ".join(str(error).split())
         command = f"{words[0]} " if words and words[0] in app else ""
@@ -504,6 +510,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit(130) from None
     raise SystemExit(status if isinstance(status, int) else 0)
+
+
+def _run(words: list[str]) -> object:
+    if "--help-all" in words:
+        _print_all_settings()
+        return 0
+    return app(words, exit_on_error=False, print_error=False, result_action="return_value")
 
 
 def _print_all_settings() -> None:

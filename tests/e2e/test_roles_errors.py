@@ -224,3 +224,12 @@ def test_words_that_mean_nothing(words: list[object], told: str, tmp_path: Path)
     line = fails(words, tmp_path, status=2)
     assert line.startswith("gradmq: ") and "--help)" in line
     assert re.search(told, line)
+
+
+def test_a_reader_that_has_enough_is_no_error(lonely_broker: str) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "wb") as pipe:
+        command = [sys.executable, "-m", "gradmq", "status", lonely_broker, "--json"]
+        ended = subprocess.run(command, stdout=pipe, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (141, b"")
