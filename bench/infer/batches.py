@@ -83,7 +83,9 @@ def measure(seconds: float, count: int) -> Batched:
 
 
 def _ask(host: str, picture: np.ndarray[Any, np.dtype[np.uint8]]) -> bytes:
-    body, headers = requests.infer_binary("image", "UINT8", (1, 28, 28), picture.tobytes())
+    body, headers = requests.infer_binary(
+        "image", "UINT8", (1, 28, 28), picture.tobytes(), ("class", "probabilities")
+    )
     return requests.post(host, PATH, body, headers)
 
 

@@ -36,16 +36,21 @@ def infer_json(name: str, datatype: str, shape: Sequence[int], data: Sequence[fl
 
 
 def infer_binary(
-    name: str, datatype: str, shape: Sequence[int], raw: bytes
+    name: str, datatype: str, shape: Sequence[int], raw: bytes, outputs: Sequence[str] = ()
 ) -> tuple[bytes, dict[str, str]]:
-    """Body and headers of the same with the tensor behind the JSON; wants a binary answer."""
+    """Body and headers of the same with the tensor behind the JSON; wants a binary answer.
+
+    ``outputs``: those that are wanted; none: all.
+    """
     tensor = {
         "name": name,
         "datatype": datatype,
         "shape": list(shape),
         "parameters": {"binary_data_size": len(raw)},
     }
-    asked = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    asked: dict[str, Any] = {"inputs": [tensor], "parameters": {"binary_data_output": True}}
+    if outputs:
+        asked["outputs"] = [{"name": output} for output in outputs]
     head = json.dumps(asked, separators=(",", ":")).encode()
     return head + raw, {
         "content-type": "application/octet-stream",
