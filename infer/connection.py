@@ -44,6 +44,10 @@ _LINGER_S: Final = 2.0
 _UNREAD_MS: Final = 30_000
 
 
+#: Of answers that nobody takes in, all together; above it the oldest of them is given up.
+_UNREAD_BYTES = 256 * 2**20
+
+
 class TooMuch(Exception):
     """The connection brought more than is read here; raised within the parser."""
 
@@ -136,6 +140,20 @@ class Connection(HttpToolsProtocol):
         if not self.pipeline:
             self._all.wait(self)
         super().on_response_complete()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        unread = self._all.unread(self)
+        held_bytes = sum(each.transport.get_write_buffer_size() for each in unread)
+        for oldest in unread:
+            if held_bytes <= _UNREAD_BYTES:
+                break
+            held_bytes -= oldest.transport.get_write_buffer_size()
+            oldest.transport.abort()
+
+    def resume_writing(self) -> None:
+        self._all.read(self)
+        super().resume_writing()
 
     def send_400_response(self, msg: str) -> None:
         # Called where the error of the parser is handled, and not told what it was.

@@ -18,6 +18,7 @@ class Connections(Generic[T]):
         self._most = most
         self._waiting: dict[T, None] = {}
         self._busy: set[T] = set()
+        self._unread: dict[T, None] = {}
         self.crowded = False
         """True from the first that had to go until half of the room is free again."""
 
@@ -36,16 +37,29 @@ class Connections(Generic[T]):
 
     def wait(self, connection: T) -> None:
         """It waits for a request, from now on."""
-        self.remove(connection)
+        self._leave(connection)
         self._waiting[connection] = None
 
     def work(self, connection: T) -> None:
         """It has a request under way."""
-        self.remove(connection)
+        self._leave(connection)
         self._busy.add(connection)
 
     def remove(self, connection: T) -> None:
         """It is gone; one that is not known is no matter."""
+        self.read(connection)
+        self._leave(connection)
+
+    def unread(self, connection: T) -> list[T]:
+        """Its other side does not take in what it gets; returns all such, the oldest first."""
+        self._unread.setdefault(connection)
+        return list(self._unread)
+
+    def read(self, connection: T) -> None:
+        """Its other side took in what it got."""
+        self._unread.pop(connection, None)
+
+    def _leave(self, connection: T) -> None:
         self._waiting.pop(connection, None)
         self._busy.discard(connection)
         if len(self) <= self._most // 2:

@@ -42,3 +42,15 @@ def test_it_is_crowded_until_half_of_the_room_is_free_again() -> None:
     assert not connections.crowded
     connections.remove(3)  # known to nobody any more
     assert len(connections) == 2
+
+
+def test_those_that_take_nothing_in_are_known_by_age_until_they_do_or_go() -> None:
+    connections: Connections[str] = Connections(3)
+    for name in ("a", "b", "c"):
+        connections.add(name)
+        assert connections.unread(name)[-1] == name
+    connections.wait("a")  # its answer is whole, and still not taken in
+    assert connections.unread("a") == ["a", "b", "c"]
+    connections.read("a")
+    connections.remove("b")
+    assert connections.unread("a") == ["c", "a"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import signal
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -11,7 +13,7 @@ import httpx
 import pytest
 
 from gradmq.errors import SettingsError
-from gradmq.infer import server
+from gradmq.infer import connection, server
 from gradmq.infer.server import HttpServer
 from gradmq.serve import TensorModel
 
@@ -81,6 +83,33 @@ def test_a_client_too_many_is_told_so_while_all_others_have_requests_under_way(
         stuck.go.set()
         assert [answer.result().status_code for answer in under_way] == [200, 200]
     assert httpx.get(f"{node.url}/healthz").status_code == 200
+
+
+def test_answers_that_nobody_takes_in_are_given_up_the_oldest_first(
+    sums_node: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connection, "_UNREAD_BYTES", 16 << 20)
+    count = 1 << 20
+    tensor = {"name": "rows", "datatype": "FP32", "shape": [count, 3]}
+    tensor["parameters"] = {"binary_data_size": count * 12}
+    asked = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    lengths = {
+        "inference-header-content-length": str(len(asked)),
+        "content-length": str(len(asked) + count * 12),
+    }
+    with contextlib.ExitStack() as open_ones:
+        answers = []
+        for _ in range(2):
+            client = open_ones.enter_context(httpx.Client(base_url=sums_node.url, timeout=30))
+            request = client.build_request(
+                "POST", "/v2/models/sums/infer", content=asked + bytes(count * 12), headers=lengths
+            )
+            answers.append(client.send(request, stream=True))  # the head is read, and no more
+        with pytest.raises(httpx.RemoteProtocolError):
+            answers[0].read()
+        assert len(answers[1].read()) > count * 16
+        for answer in answers:
+            answer.close()
 
 
 def test_signal_handlers_are_left_as_they_are() -> None:
