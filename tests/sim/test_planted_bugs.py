@@ -360,7 +360,9 @@ def a_release_needs_no_manifest(patch):
         parts = self._parts.get(publication.release, {})
         if complete is None and len(parts) == self._layout.shards:
             ordered = tuple(parts[shard] for shard in range(self._layout.shards))
-            complete = self.newest = Release(publication.release, ordered)
+            complete = Release(publication.release, ordered)
+            self._have = publication.release
+            self._forget_what_is_complete()
         return complete
 
     patch.setattr(Releases, "on_publication", on_publication)
