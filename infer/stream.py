@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from gradmq import link
+from gradmq.infer.news import ReleaseNews
 from gradmq.layout import Layout, Tensor
 from gradmq.member_thread import MemberThread
 from gradmq.replica import Release, Releases
@@ -37,16 +37,6 @@ log = logging.getLogger(__name__)
 STATUS_EVERY_S = 1.0
 
 
-@dataclass(slots=True)
-class _News:
-    """What was heard of one release."""
-
-    newest_at: float
-    """When it was last said to be the newest."""
-    applied_at: float | None = None
-    """When the last update in it was applied, if that was told as it closed."""
-
-
 class FollowerThread(MemberThread):
     """Keeps the newest complete release; what is public here needs ``lock``."""
 
@@ -70,8 +60,7 @@ class FollowerThread(MemberThread):
         self._name = name
         self._tensors = tuple(tensors)
         self.let_go_of = -1
-        self._news: dict[int, _News] = {}
-        """Of the release that is here, and of those that may be yet."""
+        self._news = ReleaseNews()
         self._on_status = on_status
         self._ask_status_at = 0.0
 
@@ -83,15 +72,11 @@ class FollowerThread(MemberThread):
 
     def age_s(self, release: int) -> float:
         """Time since this node last heard that ``release`` is the newest."""
-        news = self._news.get(release)
-        return float("inf") if news is None else time.monotonic() - news.newest_at
+        return self._news.age_s(release, time.monotonic())
 
     def since_applied_s(self, release: int) -> float | None:
         """Time since the last update in ``release`` was applied, if it is known."""
-        news = self._news.get(release)
-        if news is None or news.applied_at is None:
-            return None
-        return time.monotonic() - news.applied_at
+        return self._news.since_applied_s(release, time.monotonic())
 
     def waiting_for(self) -> str:
         """Who this follower waits for, in words; "" once it has a release."""
@@ -163,28 +148,12 @@ class FollowerThread(MemberThread):
 
     def _on_manifest(self, manifest: Manifest, now: float) -> None:
         assert self.releases is not None
+        self._news.on_manifest(manifest, now)
         self._take(self.releases.on_manifest(manifest))
-        self._hear(manifest, now)
         if self.newest is None:
             # A fresh follower does not wait for the next release: this one is still kept.
             for ask in self.releases.missing(now):
                 self.ask(ask)
-
-    def _hear(self, manifest: Manifest, now: float) -> None:
-        assert self.releases is not None
-        if manifest.release < self.releases.newest_heard:
-            return  # overtaken by a newer one
-        news = self._news.setdefault(manifest.release, _News(now))
-        news.newest_at = now
-        since_s = manifest.since_applied_s
-        if since_s is not None and math.isfinite(since_s):
-            news.applied_at = now - since_s
-        self._news = {number: self._news[number] for number in self._news if self._matters(number)}
-
-    def _matters(self, release: int) -> bool:
-        assert self.releases is not None
-        is_here = self.newest is not None and self.newest.number == release
-        return is_here or release in self.releases.pending
 
     def on_stream(self, publications: Sequence[Publication], beacon: Beacon | None) -> None:
         assert self.releases is not None
@@ -208,4 +177,4 @@ class FollowerThread(MemberThread):
         if release is not None:
             self._reads_releases = True
             self.newest = release
-            self._news.setdefault(release.number, _News(time.monotonic()))
+            self._news.on_complete(release.number, time.monotonic())

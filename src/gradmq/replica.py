@@ -12,7 +12,7 @@ published before this subscriber was there; nothing needs to be waited for.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import crc32c
@@ -284,11 +284,6 @@ class Releases:
         self._have = 0
         """The newest that is complete."""
         self.newest_heard = 0
-
-    @property
-    def pending(self) -> Collection[int]:
-        """The releases that may still be completed."""
-        return self._manifests.keys()
 
     def on_publication(self, publication: Publication) -> Release | None:
         """Take one shard's part of a release; returns the release it completes, if any."""

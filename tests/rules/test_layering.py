@@ -56,6 +56,7 @@ LAYERS = {
         "gradmq.infer.connections",
         "gradmq.infer.history",
         "gradmq.infer.measures",
+        "gradmq.infer.news",
         "gradmq.infer.serving",
         "gradmq.infer.settled_text",
         "gradmq.infer.steering",

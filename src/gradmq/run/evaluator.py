@@ -22,6 +22,7 @@ from gradmq.process import StopFlag, run_role
 from gradmq.run.ending import is_better
 from gradmq.run.folder import RunFolder
 from gradmq.run.saved import saved_release
+from gradmq.torch_binding import hollow
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,12 @@ def evaluate(
     _, first = saved_release(model, state, shards, 0)
     metrics = judge(job, first, context)
     keeper = _Best(job, best)
+    keeper.offer(0, metrics, first)
     with Follower(model, broker, "evaluator", join_timeout_s, keys=keys) as follower:
+        del first
+        hollow(model)  # from here on a mould
         beginning = FollowedRelease(0, (), 0.0)
         follower.report_evaluation(beginning, metrics)
-        keeper.offer(0, metrics, first)
         release = beginning
         due_at = time.monotonic() + every_s
         while not stopped():
@@ -64,7 +67,9 @@ def evaluate(
             if not follower.wait(release, POLL_S):
                 continue
             due_at = time.monotonic() + every_s
-            release, module = follower.module()
+            taken = follower.take()
+            release, module = taken.about, taken.module()
+            del taken
             metrics = judge(job, module, context)
             keeper.offer(release.number, metrics, module)
             follower.report_evaluation(release, metrics)
