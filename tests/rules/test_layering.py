@@ -64,7 +64,7 @@ LAYERS = {
         "gradmq.infer.wish",
     ],
     "shells": [],
-    "faces": ["gradmq", "gradmq.cli", "gradmq.__main__", "gradmq.*.__main__"],
+    "faces": ["gradmq", "gradmq.cli", "gradmq.cli.*", "gradmq.__main__", "gradmq.*.__main__"],
 }
 
 #: Everything to the left of the shells is pure: events and the time in, what to do out.
