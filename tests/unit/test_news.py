@@ -24,9 +24,7 @@ def test_the_age_counts_from_when_it_was_last_said_to_be_the_newest() -> None:
     assert news.age_s(3, now=13.5) == 0.5
 
 
-def test_of_one_that_is_whole_after_newer_ones_have_closed_it_counts_from_when_it_was_the_newest() -> (
-    None
-):
+def test_of_one_that_comes_late_it_counts_from_when_it_was_the_newest() -> None:
     news = ReleaseNews()
     for number in (3, 4, 5):
         news.on_manifest(manifest(number), now=10.0 + number)
