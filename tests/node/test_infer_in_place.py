@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import threading
 import time
@@ -181,3 +182,13 @@ def test_a_frozen_node_keeps_its_one_release_and_has_no_other_to_go_to(tmp_path:
             assert refused.json()["error"].startswith(says)
         client.post(f"{steer}/unfreeze", json={})
         assert ask(client, min_version=wanted)[0] >= updates(wanted)
+
+
+def test_a_diverged_release_is_found_before_it_is_written(tmp_path: Path) -> None:
+    with in_place(Tensors, tensor_model, tmp_path) as (client, worker):
+        ask(client, min_version=push(worker))
+        for _ in range(2):  # each is finite, their sum is not
+            worker.push({"weight": torch.tensor([3e38, 0.0])}).verdict()
+        while not client.get("/gradmq/v1/serving").json()["turned_down"]["count"]:
+            pass  # the test's own time limit ends this
+        assert math.isfinite(ask(client)[0])
