@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 from functools import partial
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from gradmq.infer.follower import FollowedRelease, Follower, TakenRelease
 from gradmq.infer.guard import Guard
@@ -28,11 +28,12 @@ FOLLOW_S = 0.25
 #: Releases that are served between two lines of the log.
 TOLD_EVERY = 60
 
-T = TypeVar("T")
-
 
 class Swapper:
-    """Offers releases to a ``Serving`` and measures what that took; belongs to one thread."""
+    """Offers releases to a ``Serving`` and measures what that took.
+
+    Belongs to one thread, which waits while the model's does in its place what is written in place.
+    """
 
     def __init__(
         self,
