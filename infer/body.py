@@ -16,6 +16,15 @@ from gradmq.infer.limits import HttpLimits
 from gradmq.infer.refusal import RETRY_AFTER_S, Refused, invalid
 
 
+def header(request: Request, name: bytes) -> str | None:
+    """The first header of this name, which is in lower case; quicker than ``request.headers``."""
+    for key, value in request.scope["headers"]:
+        if key == name:
+            text: str = value.decode("latin-1")
+            return text
+    return None
+
+
 class Intake:
     """Reads request bodies and bounds what all of them together hold in memory.
 
@@ -46,8 +55,8 @@ class Intake:
         415 for a compression that is not read here, 429 when the bodies of other requests fill the
         budget.
         """
-        inflater = Inflater(request.headers.get("content-encoding", ""))
-        announced = request.headers.get("content-length", "")
+        inflater = Inflater(header(request, b"content-encoding") or "")
+        announced = header(request, b"content-length") or ""
         if announced.isdecimal() and int(announced) > self._limits.body_bytes:
             raise self._too_large()
         body = bytearray()

@@ -13,14 +13,18 @@ from dataclasses import replace
 from starlette.requests import Request
 
 from gradmq.config import seconds
+from gradmq.infer.body import header
 from gradmq.infer.refusal import RETRY_AFTER_S, Refused, invalid, quoted
 from gradmq.infer.request_id import REQUEST_ID
 from gradmq.infer.serving import Holding, Serving
 from gradmq.infer.wish import Lack, WantedVersion, Wish
 
 _HEADERS = "x-gradmq-"
+_HEADERS_BYTES = _HEADERS.encode()
 
 _WISHES = ("max_age", "min_release", "min_version", "pin", "wait")
+
+_NO_WISH = Wish()
 
 
 class Choice:
@@ -31,7 +35,7 @@ class Choice:
     ) -> None:
         """``left_s``: how long the request may take. Raises ``Refused`` 400 for a wrong wish."""
         given = _given(request)
-        self._wish = _parsed(given)
+        self._wish = _parsed(given) if given else _NO_WISH
         self._version_in_path = _version_in_path(request)
         if self._version_in_path is not None:
             if self._wish.pin not in (None, self._version_in_path):
@@ -41,12 +45,12 @@ class Choice:
         if "wait" in given:
             self._wait_s = min(left_s, _duration("wait", given["wait"]))
         else:
-            waits = self._wish != Wish() and self._version_in_path is None
+            waits = self._wish is not _NO_WISH and self._version_in_path is None
             self._wait_s = left_s if waits else 0.0
         self._serving = serving
         self._clock = clock
         self._waits_until = clock() + self._wait_s
-        self._point = _point(request.headers.get(REQUEST_ID))
+        self._point = _point(header(request, REQUEST_ID))
 
     def is_possible(self) -> bool:
         """Whether a release is there; raises ``Refused`` if there will be none in time."""
@@ -89,10 +93,12 @@ def _given(request: Request) -> dict[str, str]:
     """Wishes by name, each said once; raises ``Refused`` 400."""
     given: dict[str, str] = {}
     said = [
-        (name.removeprefix(_HEADERS).replace("-", "_"), value)
-        for name, value in request.headers.items()
-        if name.startswith(_HEADERS)
+        (name.decode("latin-1").removeprefix(_HEADERS).replace("-", "_"), value.decode("latin-1"))
+        for name, value in request.scope["headers"]
+        if name.startswith(_HEADERS_BYTES)
     ]
+    if not said and not request.scope["query_string"]:
+        return given
     for name, _ in said:
         if name not in _WISHES:
             text = f"unknown header {quoted(_HEADERS + name.replace('_', '-'))}"

@@ -101,10 +101,13 @@ class Connection(HttpToolsProtocol):
         if self._refused:
             return
         self._silent = False
-        if self._under_way() is None:
-            self._expect_head()
+        cycle = self.cycle
+        is_answering = self._under_way() is not None
         self._around_bytes += len(data)
         super().data_received(data)
+        # Most heads come in one piece, and need no timer.
+        if not (is_answering or self._refused) and self.cycle is cycle:
+            self._expect_head()
         if self._around_bytes > _HEAD_BYTES + _AROUND_A_BYTE * self._body_bytes:
             self.refuse(431, f"more than {_HEAD_BYTES} bytes of headers, the limit here")
 

@@ -14,6 +14,7 @@ from gradmq.serve import TensorModel, TensorSpec
 
 #: Says that a body is binary, and how many of its bytes are the JSON before the tensors.
 BINARY_HEADER = "inference-header-content-length"
+BINARY_HEADER_BYTES = BINARY_HEADER.encode()
 
 
 @dataclass(frozen=True, slots=True)

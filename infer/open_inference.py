@@ -10,9 +10,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from gradmq.infer.batching import Batching
-from gradmq.infer.body import json_response, parse_json_object
+from gradmq.infer.body import header, json_response, parse_json_object
 from gradmq.infer.infer_answer import InferAnswer, accepted_encoding
-from gradmq.infer.infer_request import BINARY_HEADER, InferRequest, parse_infer, split_body
+from gradmq.infer.infer_request import (
+    BINARY_HEADER,
+    BINARY_HEADER_BYTES,
+    InferRequest,
+    parse_infer,
+    split_body,
+)
 from gradmq.infer.measures import Measures
 from gradmq.infer.media import MediaReader
 from gradmq.infer.model_statistics import model_statistics
@@ -170,7 +176,7 @@ class OpenInference:
             text = f"model {self._node.job_name!r} completes text: use POST /v1/completions"
             raise invalid(text)
         deadline_s = self._node.deadline_s()
-        encoding = accepted_encoding(request.headers.get("accept-encoding", ""))
+        encoding = accepted_encoding(header(request, b"accept-encoding") or "")
         async with self._node.intake.body(request, deadline_s) as body:
             wanted = await self._wanted(request, spec, body, deadline_s)
             choice = self._node.choice(request, deadline_s)
@@ -184,20 +190,21 @@ class OpenInference:
     async def _wanted(
         self, request: Request, spec: TensorModel, body: bytearray, deadline_s: float
     ) -> InferRequest:
-        kind = self._media.kind(request.headers.get("content-type", ""))
+        kind = self._media.kind(header(request, b"content-type") or "")
         if kind is not None:
             return await self._media.read(kind, bytes(body), deadline_s)
         try:
-            header, tensors = split_body(memoryview(body), request.headers.get(BINARY_HEADER))
+            json_bytes = header(request, BINARY_HEADER_BYTES)
+            asked, tensors = split_body(memoryview(body), json_bytes)
         except Refused as refused:
             raise invalid(refused.text + self._media.hint(body)) from None
         # No field of the protocol, but KServe's client says in the body too what it asks.
-        named = header.pop("model_name", self._node.job_name)
+        named = asked.pop("model_name", self._node.job_name)
         if named != self._node.job_name:
             text = f"model_name is {quoted(named)} in a request to {self._node.job_name!r}"
             raise invalid(text)
-        wanted = parse_infer(header, spec, tensors)
-        header.clear()
+        wanted = parse_infer(asked, spec, tensors)
+        asked.clear()
         return wanted
 
     def _check_held(self, request: Request) -> None:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import uuid
 
-from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-REQUEST_ID = "x-request-id"
+REQUEST_ID = b"x-request-id"
 
 #: A longer id is not repeated.
-_MAX_CHARACTERS = 200
+_MAX_BYTES = 200
 
 
 class RequestId:
@@ -21,12 +20,12 @@ class RequestId:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
-        asked = Headers(scope=scope).get(REQUEST_ID, "")
-        request_id = asked if 0 < len(asked) <= _MAX_CHARACTERS else uuid.uuid4().hex
+        asked = next((value for name, value in scope["headers"] if name == REQUEST_ID), b"")
+        request_id = asked if 0 < len(asked) <= _MAX_BYTES else uuid.uuid4().hex.encode()
 
         async def named(message: Message) -> None:
             if message["type"] == "http.response.start":
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                message["headers"] = [*message["headers"], (REQUEST_ID, request_id)]
             await send(message)
 
         await self._app(scope, receive, named)

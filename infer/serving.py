@@ -6,7 +6,7 @@ chooses. Nothing here knows a socket, a clock or a tensor library.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -263,15 +263,12 @@ class Serving:
 
     def held(self) -> list[Holding]:
         """Every release held, oldest first."""
-        mode = self._mode
-        pinned = [mode.holding] if isinstance(mode, Pinned) and not self._in_place else []
-        every = [*self._recent, *self._labels.values(), *pinned]
-        by_number = {held.release.number: held for held in every}
+        by_number = {held.release.number: held for held in self._every()}
         return [by_number[number] for number in sorted(by_number)]
 
     def find(self, number: int) -> Holding | None:
         """The release with this number, if it is held."""
-        return next((held for held in self.held() if held.release.number == number), None)
+        return next((held for held in self._every() if held.release.number == number), None)
 
     def labels_of(self, number: int) -> list[str]:
         """What this release is marked with."""
@@ -337,6 +334,14 @@ class Serving:
         }
 
     # -- inside -----------------------------------------------------------------------------------
+
+    def _every(self) -> Iterator[Holding]:
+        """Every release held, some more than once; the newest, which is asked for most, first."""
+        yield from reversed(self._recent)
+        yield from self._labels.values()
+        mode = self._mode
+        if isinstance(mode, Pinned) and not self._in_place:
+            yield mode.holding
 
     def _find(self, number: int) -> Holding:
         found = self.find(number)

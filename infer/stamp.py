@@ -12,6 +12,8 @@ from gradmq.infer.measures import Measures
 from gradmq.infer.node_api import RELEASE_HEADER, NodeApi
 from gradmq.infer.refusal import stopping
 
+_RELEASE = RELEASE_HEADER.encode()
+
 
 class Stamp:
     """Wraps the application; outermost, so that answers to errors are stamped too.
@@ -36,12 +38,12 @@ class Stamp:
             nonlocal begun, by_release
             if message["type"] == "http.response.start":
                 begun = True
-                headers = MutableHeaders(scope=message)
-                holding = self._node.serving.holding()
-                if RELEASE_HEADER in headers:
-                    by_release = int(headers[RELEASE_HEADER])
+                named = [value for name, value in message["headers"] if name == _RELEASE]
+                if named:
+                    by_release = int(named[0])
                     self._node.serving.count_answer(by_release)
-                elif holding is not None:
+                elif (holding := self._node.serving.holding()) is not None:
+                    headers = MutableHeaders(scope=message)
                     headers.update(self._node.release_headers(holding))
                 if scope["method"] == "POST" and not scope["path"].startswith("/gradmq/"):
                     self._measures.statuses[message["status"]] += 1

@@ -43,6 +43,21 @@ MAX_TEXTS: Final = 2**16
 _LARGEST_BFLOAT16: Final = float.fromhex("0x1.fep127")
 
 
+def _limits(datatype: str) -> tuple[float, float]:
+    """The least and the largest value of a datatype: ints of whole numbers, floats of others."""
+    dtype = DTYPES[datatype]
+    if dtype.kind in "iu":
+        whole = np.iinfo(dtype)
+        return int(whole.min), int(whole.max)
+    if dtype.kind == "b":
+        return False, True
+    largest = _LARGEST_BFLOAT16 if datatype == "BF16" else float(np.finfo(dtype).max)
+    return -largest, largest
+
+
+_LIMITS: Final = {name: _limits(name) for name in DTYPES if name != "BYTES"}
+
+
 def shape_from_json(value: object, accepted: tuple[int, ...], name: str) -> tuple[int, ...]:
     """A request's shape, checked against the model's, in which -1 is any size.
 
@@ -77,7 +92,7 @@ def array_from_json(data: object, datatype: str, shape: tuple[int, ...], name: s
         return parsed.reshape(shape)
     if parsed.size and parsed.dtype.kind not in _ACCEPTED_KINDS[dtype.kind]:
         raise invalid(f"input {name!r}: data holds values that are not {datatype}")
-    if parsed.size and not _in_range(parsed, datatype):
+    if parsed.size and not _in_range(parsed, *_LIMITS[datatype]):
         raise invalid(f"input {name!r}: data holds values out of the range of {datatype}")
     array = np.ascontiguousarray(parsed.astype(dtype).reshape(shape))
     return as_bfloat16(array) if datatype == "BF16" else array
@@ -124,15 +139,10 @@ def _parse(data: object, dtype: np.dtype[Any], name: str) -> Array:
     return parsed
 
 
-def _in_range(parsed: Array, datatype: str) -> bool:
-    dtype = DTYPES[datatype]
-    if dtype.kind == "b":
-        return True
-    if dtype.kind == "f":
-        largest = _LARGEST_BFLOAT16 if datatype == "BF16" else float(np.finfo(dtype).max)
-        return bool(np.all(np.abs(parsed.astype(np.float64)) <= largest))
-    limits = np.iinfo(dtype)
-    return int(parsed.min()) >= int(limits.min) and int(parsed.max()) <= int(limits.max)
+def _in_range(parsed: Array, least: float, largest: float) -> bool:
+    # Python's own numbers compare exactly, whatever kinds they are of.
+    exact = float if parsed.dtype.kind == "f" else int
+    return least <= exact(parsed.min()) and exact(parsed.max()) <= largest
 
 
 def as_bfloat16(array: Array) -> Array:
