@@ -97,6 +97,11 @@ class WorkerSettings(_Section):
     threads: int = Field(
         0, ge=0, description="torch threads of a worker; 0: its share of the cores"
     )
+    nice: int = Field(
+        10, ge=0, le=19,
+        description="with `gradmq run`: by how much inference nodes beside the workers go before "
+        "them where processors are short, as nice(1) counts; 0: all alike",
+    )  # fmt: skip
     step_timeout: Duration = Field(
         3600.0, description="give up a step that waits so long for a shard; seconds"
     )

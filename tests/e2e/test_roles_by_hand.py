@@ -18,6 +18,7 @@ import psutil
 import pytest
 
 import gradmq
+from gradmq.run.roles import RoleProcess, end_all
 
 pytestmark = pytest.mark.e2e
 
@@ -253,3 +254,15 @@ os.kill(os.getpid(), 9)
     shards = [process for process in psutil.process_iter() if process.pid in pids]
     _, alive = psutil.wait_procs(shards, timeout=20)
     assert pids and not alive
+
+
+def test_others_go_before_a_role_that_is_nice(tmp_path: Path) -> None:
+    words = ["--broker", "tcp://127.0.0.1:9", "--state", str(tmp_path)]
+    role = RoleProcess("ps", "gradmq.ps", words, tmp_path / "log", nice=3)
+    try:
+        own = os.getpriority(os.PRIO_PROCESS, 0)
+        assert os.getpriority(os.PRIO_PROCESS, role.pid) == min(19, own + 3)
+        session = Path(f"/proc/{role.pid}/autogroup")  # where the kernel has them
+        assert not session.exists() or session.read_text().endswith(" nice 3\n")
+    finally:
+        end_all([role])

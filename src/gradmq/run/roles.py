@@ -18,6 +18,9 @@ from gradmq.process import UNTIL_STDIN_CLOSES
 #: From SIGTERM to SIGKILL.
 TERMINATE_S = 3.0
 
+#: A session's nice value can be set by then, or not at all.
+AUTOGROUP_S = 1.0
+
 #: A role's own libraries must not take the cores of the others.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -29,8 +32,15 @@ class RoleProcess:
     """One ``python -m gradmq.ROLE``; its stderr and stdout go to a log file."""
 
     def __init__(
-        self, name: str, module: str, arguments: Sequence[str], log: Path, threads: int = 1
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        log: Path,
+        threads: int = 1,
+        nice: int = 0,
     ) -> None:
+        """``nice``: by how much others go before it where processors are short, 0 to 19."""
         self.name = name
         self.log = log
         environment = {k: v for k, v in os.environ.items() if not k.startswith("GRADMQ_")}
@@ -49,6 +59,8 @@ class RoleProcess:
                 env=environment,
                 start_new_session=True,
             )
+        if nice:
+            _let_others_go_first(self.pid, nice)
         _started_here.add(self)
 
     @property
@@ -113,6 +125,24 @@ def end_all(roles: Sequence[RoleProcess], timeout_s: float = TERMINATE_S) -> Non
             role.kill()
             role.wait(timeout_s)
         role.close()
+
+
+def _let_others_go_first(pid: int, nice: int) -> None:
+    """For a process that has just begun: its threads, which come later, take after the first."""
+    os.setpriority(os.PRIO_PROCESS, pid, os.getpriority(os.PRIO_PROCESS, 0) + nice)
+    # Where the kernel shares processors out among sessions (sched_autogroup), that counts within
+    # one only, and each session has a nice value of its own.
+    session = Path(f"/proc/{pid}/autogroup")
+    deadline = time.monotonic() + AUTOGROUP_S
+    while time.monotonic() < deadline:
+        try:
+            session.write_text(str(nice))
+        except BlockingIOError:  # users other than root may do it ten times a second
+            time.sleep(AUTOGROUP_S / 20)
+        except OSError:
+            return  # this kernel shares out among threads
+        else:
+            return
 
 
 def _let_go() -> None:

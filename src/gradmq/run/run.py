@@ -254,12 +254,14 @@ def _start(run: _Run, restore: int | None, training: bool) -> None:
     shards, metrics = settings.run.shards, settings.metrics
     run.roles += start_shards(folder.path, folder.settings, address, shards, metrics, restore)
     threads = settings.worker.threads or max(1, (os.cpu_count() or 1) // max(1, workers))
+    # Who asks a node notices every millisecond; workers only take as long as they take.
+    nice = settings.worker.nice if nodes and run.job.serve is not None else 0
     common = {"broker": address, "config": folder.settings}
     for i, name in enumerate(names[:workers]):
         port = metrics.port_after(1 + shards + i)
         arguments = [job, *flags({"name": name, "metrics-port": port, **common})]
         log_file = logs / f"{name}.log"
-        run.roles.append(RoleProcess(name, "gradmq.worker", arguments, log_file, threads))
+        run.roles.append(RoleProcess(name, "gradmq.worker", arguments, log_file, threads, nice))
     if run.job.serve is not None:
 
         def start_node(name: str, port: int) -> RoleProcess:
