@@ -39,6 +39,9 @@ LOST_SHOWN_S = 600.0
 #: Sessions of one life of the broker: far more than it will ever give out.
 SESSIONS_PER_LIFE = 1 << 24
 
+#: Who lives renews its lease more often.
+SILENT_S = 1.0
+
 #: Far more than can have a hello on its way when their name is taken over.
 GAVE_WAY_KEPT = 64
 
@@ -158,7 +161,8 @@ class Members:
             case "worker":
                 return self._join_worker(peer, hello, now)
             case _:
-                self._add(peer, hello, self._name_for(peer, hello), 0, now)
+                member = self._add(peer, hello, self._name_for(peer, hello), 0, now)
+                self._forget_last_life(member, now)
                 return [self._welcome(peer)]
 
     def _refuse_layout(self, hello: Hello) -> Refused | None:
@@ -360,6 +364,20 @@ class Members:
             self.departed_shards[member.shard] = member
         elif member.role == "worker" or (member.lost and self._is_missed(member)):
             self.departed[member.name] = member
+
+    def _forget_last_life(self, follower: Member, now: float) -> None:
+        """One of this name and host that fell silent was started again: it is not waited for.
+
+        If it was only stopped, it is asked to say hello, as whoever is not known.
+        """
+        for member in list(self.members.values()):
+            same = (member.role, member.name, member.host) == (
+                follower.role,
+                follower.name,
+                follower.host,
+            )
+            if same and member.pid != follower.pid and now - member.heard_at > SILENT_S:
+                del self.members[member.peer]
 
     def _is_missed(self, follower: Member) -> bool:
         """Unless one of its name is there: the same, started again before this lease ran out."""

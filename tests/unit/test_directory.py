@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -326,6 +327,18 @@ def test_a_goodbye_ends_a_session_at_once(members: Members) -> None:
     members.on_goodbye(b"nobody")
     assert directory(members).sessions == ()
     assert list(members.departed) == ["alice"]
+
+
+def test_a_follower_that_is_started_again_takes_the_place_of_its_silent_last_life(
+    members: Members,
+) -> None:
+    join(members, b"a", follower("watching"), now=NOW)
+    join(members, b"b", replace(follower("watching"), host="elsewhere"), now=NOW)
+    join(members, b"c", replace(follower("watching"), pid=301), now=NOW + 0.5)
+    assert set(members.members) == {b"a", b"b", b"c"}, "it may live"
+    join(members, b"d", replace(follower("watching"), pid=302), now=NOW + 5.0)
+    assert set(members.members) == {b"b", b"d"}
+    assert members.on_renew(b"a", {}, NOW + 5.0) == Tell(b"a", Rejoin()), "it was stopped only"
 
 
 def test_a_follower_whose_name_is_there_again_is_not_missed(members: Members) -> None:
