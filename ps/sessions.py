@@ -12,7 +12,17 @@ from dataclasses import dataclass, field
 
 from gradmq.ps.optim import Vector
 from gradmq.ps.state import Row, copied
-from gradmq.wire.messages import MAX_WINDOW, Attach, Directory, Refused, Verdict
+from gradmq.wire.messages import (
+    MAX_WINDOW,
+    Attach,
+    Directory,
+    NotSeen,
+    Query,
+    Reattach,
+    Refused,
+    Verdict,
+    Verdicts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +52,11 @@ class Attachment:
 class Sessions:
     """Rows, attachments and fences."""
 
-    def __init__(self, push_bytes: int, budget_bytes: int) -> None:
+    def __init__(self, incarnation: int, push_bytes: int, budget_bytes: int) -> None:
         """A push takes up to ``push_bytes``; all windows together hold at most the budget."""
         self.rows: dict[int, Row] = {}
         self.attached: dict[int, Attachment] = {}
+        self._incarnation = incarnation
         self._push_bytes = push_bytes
         self._budget_bytes = budget_bytes
         self._live: frozenset[int] = frozenset()
@@ -111,6 +122,39 @@ class Sessions:
         free = self._budget_bytes // max(1, self._push_bytes) - sum(others)
         return max(0 if others else 1, min(attach.window, free, MAX_WINDOW))
 
+    def pass_over(self, row: Row, up_to: int) -> None:
+        """What was acknowledged and is not known here was lost with the last life's memory.
+
+        Deciding it again is not possible: the row goes on behind it.
+        """
+        row.last_seq = row.said_up_to = up_to
+        row.verdicts.clear()
+
+    def answer(
+        self, peer: bytes, query: Query, push_waiting: bool
+    ) -> Verdicts | NotSeen | Reattach | None:
+        """What there is to say of a push that is asked after; None: that comes once it may."""
+        row = self.rows.get(query.session)
+        attachment = self.attached.get(query.session)
+        if row is None or attachment is None:
+            return Reattach(session=query.session, incarnation=self._incarnation)
+        attachment.peer = peer  # another one after the worker's connection broke
+        if query.seq > row.last_seq:
+            return NotSeen(
+                session=query.session,
+                incarnation=self._incarnation,
+                seq=query.seq,
+                idle=not push_waiting,
+            )
+        if query.seq > row.said_up_to:
+            return None  # its verdict comes as soon as it is on disk
+        again = tuple(v for v in row.verdicts if query.seq <= v.seq <= row.said_up_to)
+        if not again or again[0].seq != query.seq:
+            # Not stored any more (its window shrank): attaching again ends it as unknown.
+            del self.attached[query.session]
+            return Reattach(session=query.session, incarnation=self._incarnation)
+        return Verdicts(session=query.session, incarnation=self._incarnation, verdicts=again)
+
     def decided(self, session: int, verdict: Verdict, position: int | None = None) -> None:
         """Remember what was decided on the next push of an attached session.
 
@@ -139,17 +183,16 @@ class Sessions:
             _, row, seq = self._unwritten.popleft()
             row.said_up_to = seq
 
-    def take_pending(self) -> Iterator[tuple[int, Attachment, tuple[Verdict, ...]]]:
-        """The verdicts that may be said and were not said yet, by session."""
+    def take_verdicts(self) -> Iterator[tuple[bytes, Verdicts]]:
+        """Those that may be said and were not said yet: to whom, one message a session."""
         for session, attachment in self.attached.items():
             if not attachment.pending:
                 continue
-            if not self._unwritten:
-                verdicts, attachment.pending = tuple(attachment.pending), []
-                yield session, attachment, verdicts
-                continue
-            up_to = self.rows[session].said_up_to
-            verdicts = tuple(v for v in attachment.pending if v.seq <= up_to)
+            verdicts, attachment.pending = tuple(attachment.pending), []
+            if self._unwritten:
+                up_to = self.rows[session].said_up_to
+                attachment.pending = [v for v in verdicts if v.seq > up_to]
+                verdicts = tuple(v for v in verdicts if v.seq <= up_to)
             if verdicts:
-                attachment.pending = [v for v in attachment.pending if v.seq > up_to]
-                yield session, attachment, verdicts
+                said = Verdicts(session=session, incarnation=self._incarnation, verdicts=verdicts)
+                yield attachment.peer, said

@@ -7,34 +7,29 @@ kept.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
-from gradmq.errors import RemoteProtocolError
-from gradmq.layout import Layout, Run
+from gradmq.layout import Layout
 from gradmq.ps.durability import Durability
 from gradmq.ps.effects import Effect, Publish, Quarantined, Reply, Save, TellBroker
 from gradmq.ps.journal.records import Labelled as LabelledRecord
 from gradmq.ps.journal.records import Seeded, decision, rollback
-from gradmq.ps.optim import Optimizer, Vector
-from gradmq.ps.parameters import Damaged, Gradient, NormAboveLimit, NotFinite, Parameters
+from gradmq.ps.judge import Judge, payload_of, rejected
+from gradmq.ps.lineage import Lineage
+from gradmq.ps.optim import Optimizer
+from gradmq.ps.parameters import Parameters
 from gradmq.ps.policy import Policy
 from gradmq.ps.publications import Publications
 from gradmq.ps.publishing import PublishTiming
 from gradmq.ps.quarantine import Quarantine
 from gradmq.ps.sessions import NOTHING_SHARED, Sessions, SharedSlots
-from gradmq.ps.state import Row, ShardState, copied
+from gradmq.ps.state import ShardState, copied
 from gradmq.ps.tally import Tally
 from gradmq.ring import RingWriter, own_memory
-from gradmq.wire.codec import (
-    array_payload,
-    check_size,
-    payload_array,
-    payload_chunks,
-)
+from gradmq.wire.codec import payload_array
 from gradmq.wire.messages import (
     Attach,
     Attached,
@@ -44,16 +39,12 @@ from gradmq.wire.messages import (
     Fetch,
     Label,
     Labelled,
-    NotSeen,
-    Payload,
     Push,
     Query,
     Reattach,
     Refused,
     Seed,
     Segment,
-    Verdict,
-    Verdicts,
     Version,
 )
 
@@ -85,19 +76,18 @@ class Shard:
         self.part = layout.parts[index]
         self.incarnation = incarnation
         self.tally = Tally()
-        self._policy = policy
         self._timing = PublishTiming()
         ring = ring or RingWriter(own_memory(self.part.size), self.part.size)
         self._parameters = Parameters(self.part.size, optimizer, ring, max_gradient_norm)
+        self._lineage = Lineage(incarnation)
+        self._judge = Judge(layout, index, policy, self._parameters, self._lineage)
         self.publications = Publications(run, index, layout.hash, incarnation, self._parameters)
         self._quarantine = Quarantine(index)
         self._ring_segment = ring_segment
-        self._sessions = Sessions(self.part.nbytes, push_budget_bytes)
-        self._lineage: tuple[tuple[int, int], ...] = ()
+        self._sessions = Sessions(incarnation, self.part.nbytes, push_budget_bytes)
         self._seeder = 0
         self._release = 0
         self._labelled_version: Version | None = None
-        self._floor = 0
         self._applied_at: float | None = None
         """When this life last changed the parameters."""
         self._durability = Durability(journalled, self.part.nbytes)
@@ -131,14 +121,14 @@ class Shard:
     @property
     def lineage(self) -> tuple[tuple[int, int], ...]:
         """(incarnation, version it was restored at), oldest first; −1: it began with new ones."""
-        return self._lineage
+        return self._lineage.lives
 
     def restore(self, state: ShardState) -> None:
         """Continue from a checkpoint, as a new incarnation."""
         self._parameters.install(state.parameters, state.optimizer, state.version)
-        self._lineage = (*state.lineage, (self.incarnation, state.version))
+        self._lineage.restore(state)
         self._release = state.release
-        self._durability.position, self._floor = state.position, state.floor
+        self._durability.position = state.position
         self._sessions.restore(state.rows, state.fenced_up_to, state.spared)
 
     def on_seed(self, peer: bytes, seed: Seed) -> list[Effect]:
@@ -152,7 +142,7 @@ class Shard:
             ]
         values = payload_array(seed.payload, self.part.size, seed.crc, "f32")
         self._parameters.install(values, {}, 0)
-        self._lineage = ((self.incarnation, -1),)
+        self._lineage.begin()
         return self._durability.record(lambda: Seeded(payload=seed.payload))
 
     def snapshot(self) -> ShardState:
@@ -162,13 +152,13 @@ class Shard:
             parameters=np.frombuffer(payload[0], np.float32) if payload else np.empty(0, "f4"),
             optimizer={name: vector.copy() for name, vector in self._parameters.state.items()},
             version=self._parameters.version or 0,
-            lineage=self._lineage,
+            lineage=self._lineage.lives,
             rows=copied(self._sessions.rows),
             release=self._release,
             fenced_up_to=self._sessions.fenced_up_to,
             spared=self._sessions.spared,
             position=self._durability.position,
-            floor=self._floor,
+            floor=self._lineage.floor,
         )
 
     def on_durable(self, position: int) -> list[Effect]:
@@ -204,7 +194,10 @@ class Shard:
         row = self._sessions.attach(peer, attach, shared.vectors)
         if isinstance(row, Refused):
             return [Reply(peer, row)]
-        self._settle(row, attach)
+        if row.last_seq < attach.oldest_unanswered - 1:
+            self._sessions.pass_over(row, attach.oldest_unanswered - 1)
+            lost = self._lineage.lost_since(attach.newest_seen)
+            self.tally.lost_updates = max(self.tally.lost_updates, lost)
         return [
             Reply(
                 peer,
@@ -232,55 +225,14 @@ class Shard:
             return Refused(reason="fenced", text=text, session=attach.session)
         return None
 
-    def _settle(self, row: Row, attach: Attach) -> None:
-        """What was acknowledged and is not known here was lost with the last life's memory.
-
-        Deciding it again is not possible: the row goes on behind it.
-        """
-        acknowledged = attach.oldest_unanswered - 1
-        if row.last_seq >= acknowledged:
-            return
-        row.last_seq = row.said_up_to = acknowledged
-        row.verdicts.clear()
-        newest = attach.newest_seen
-        if newest is not None and newest[0] < self.incarnation:
-            restored = max(0, self._lineage[-1][1]) if self._lineage else 0
-            self.tally.lost_updates = max(self.tally.lost_updates, newest[1] - restored)
-
     def on_detach(self, detach: Detach) -> None:
         """The session is over, by its own wish."""
         self._sessions.end(detach.session)
 
     def on_query(self, peer: bytes, query: Query, push_waiting: bool) -> list[Effect]:
         """Rule *Ask before resending*."""
-        row = self._sessions.rows.get(query.session)
-        attachment = self._sessions.attached.get(query.session)
-        if row is None or attachment is None:
-            return [Reply(peer, self._reattach(query.session))]
-        attachment.peer = peer  # another one after the worker's connection broke
-        if query.seq > row.last_seq:
-            unseen = NotSeen(
-                session=query.session,
-                incarnation=self.incarnation,
-                seq=query.seq,
-                idle=not push_waiting,
-            )
-            return [Reply(peer, unseen)]
-        if query.seq > row.said_up_to:
-            return []  # its verdict comes as soon as it is on disk
-        again = tuple(v for v in row.verdicts if query.seq <= v.seq <= row.said_up_to)
-        if not again or again[0].seq != query.seq:
-            # Not stored any more (its window shrank): attaching again ends it as unknown.
-            del self._sessions.attached[query.session]
-            return [Reply(peer, self._reattach(query.session))]
-        return [
-            Reply(
-                peer, Verdicts(session=query.session, incarnation=self.incarnation, verdicts=again)
-            )
-        ]
-
-    def _reattach(self, session: int) -> Reattach:
-        return Reattach(session=session, incarnation=self.incarnation)
+        answer = self._sessions.answer(peer, query, push_waiting)
+        return [] if answer is None else [Reply(peer, answer)]
 
     # -- pushes -----------------------------------------------------------------------------------
 
@@ -294,14 +246,20 @@ class Shard:
         row = self._sessions.rows[push.session]
         if push.seq > row.last_seq + 1:
             del self._sessions.attached[push.session]
-            return [Reply(attachment.peer, self._reattach(push.session))]
+            again = Reattach(session=push.session, incarnation=self.incarnation)
+            return [Reply(attachment.peer, again)]
         if push.seq <= row.last_seq:
             attachment.pending.extend(v for v in row.verdicts if v.seq == push.seq)
             return []
         if self._quarantine.holds(row.name):
-            verdict, elements = self._rejected(push, "quarantined"), 0
+            verdict, elements = rejected(push, "quarantined"), 0
         else:
-            verdict, elements = self._decide(push, attachment.slots, now)
+            verdict, elements = self._judge.decide(push, attachment.slots)
+        applied = verdict.outcome == "applied"
+        if applied and verdict.version is not None:
+            self._on_change(now)
+        elif verdict.reason == "stale":
+            self._timing.ask()
         nbytes = sum(map(len, push.payload)) if push.slot is None else 4 * elements
         self.tally.count(row.name, push, verdict, nbytes)
         why = self._quarantine.decided(row.name, verdict.reason, now)
@@ -309,93 +267,21 @@ class Shard:
         if not self._durability.journalled:
             self._sessions.decided(push.session, verdict)
             return effects
-        payload: Payload = ()
-        if verdict.outcome == "applied":
-            payload = _payload_of(push, attachment.slots, elements)
+        payload = payload_of(push, attachment.slots, elements) if applied else ()
         effects += self._durability.record(
             lambda: decision(row.name, push, verdict, self._parameters.optimizer.lr, payload)
         )
         self._sessions.decided(push.session, verdict, self._durability.position)
-        applied = verdict.outcome == "applied"
         return effects + self._durability.on_applied(nbytes if applied else 0)
 
     def take_verdicts(self) -> list[Effect]:
         """The verdicts given since the last call, one message per worker."""
-        return [
-            Reply(
-                attachment.peer,
-                Verdicts(session=session, incarnation=self.incarnation, verdicts=verdicts),
-            )
-            for session, attachment, verdicts in self._sessions.take_pending()
-        ]
-
-    def _decide(self, push: Push, slots: Sequence[Vector], now: float) -> tuple[Verdict, int]:
-        """The verdict, and how many elements were looked at for it."""
-        wrong_base = self._wrong_base(push.base)
-        if wrong_base:
-            # It names a version: the worker goes on once it holds parameters that do count.
-            return self._rejected(push, wrong_base, self.version), 0
-        version = self._parameters.version
-        assert version is not None
-        staleness = version - push.base[1]
-        try:
-            runs, elements = self._runs_of(push)
-            gradient = _opened(push, elements, slots)
-            if not runs:
-                verdict = Verdict(seq=push.seq, outcome="applied", staleness=staleness)
-                return verdict, 0
-            admission = self._policy.admit(staleness)
-            if not admission.apply:
-                self._timing.ask()
-                return self._rejected(push, "stale", self.version, staleness), elements
-            self._parameters.apply(gradient, runs, admission.weight)
-        except RemoteProtocolError:
-            return self._rejected(push, "malformed"), 0
-        except Damaged:
-            return self._rejected(push, "damaged"), elements
-        except NotFinite:
-            return self._rejected(push, "nonfinite"), elements
-        except NormAboveLimit:
-            return self._rejected(push, "norm"), elements
-        self._on_change(now)
-        verdict = Verdict(
-            seq=push.seq,
-            outcome="applied",
-            version=self.version,
-            weight=admission.weight,
-            staleness=staleness,
-        )
-        return verdict, elements
+        return [Reply(peer, verdicts) for peer, verdicts in self._sessions.take_verdicts()]
 
     def _on_change(self, now: float) -> None:
         self._applied_at = now
         self.publications.on_change()
         self._timing.on_apply(now)
-
-    def _rejected(
-        self, push: Push, reason: str, version: Version | None = None, staleness: int = 0
-    ) -> Verdict:
-        return Verdict(
-            seq=push.seq, outcome="rejected", reason=reason, version=version, staleness=staleness
-        )
-
-    def _wrong_base(self, base: Version) -> str:
-        """Rule *Lineage*: "" if the base version is part of this shard's past."""
-        incarnation, version = base
-        if version < self._floor:
-            return "lost_base"
-        if not self.ready or incarnation > self.incarnation:
-            return "future"
-        if incarnation == self.incarnation:
-            return "future" if version > self.version[1] else ""
-        survived = all(version <= at for later, at in self._lineage if later > incarnation)
-        return "" if survived else "lost_base"
-
-    def _runs_of(self, push: Push) -> tuple[list[Run], int]:
-        """Where the push's elements belong, and how many there must be."""
-        if push.layout != self.layout.hash:
-            raise RemoteProtocolError(f"layout {push.layout}, this run has {self.layout.hash}")
-        return self.layout.runs(self.part.index, push.present)
 
     # -- publications and releases ----------------------------------------------------------------
 
@@ -491,7 +377,7 @@ class Shard:
         """A new version like any other; but no gradient of an older one counts any more."""
         version = self.version[1] + 1
         self._parameters.install(contents.parameters, contents.optimizer, version)
-        self._floor = version
+        self._lineage.floor = version
         self._on_change(now)
         return self._durability.record(
             lambda: rollback(label.contents_of or 0, self.version, contents)
@@ -513,20 +399,3 @@ class Shard:
             "standings": {name: asdict(standing) for name, standing in standings.items()},
             **self.tally.report(),
         }
-
-
-def _payload_of(push: Push, slots: Sequence[Vector], elements: int) -> Payload:
-    """For the journal. What lies in a slot stays there until the worker has the verdict."""
-    return push.payload if push.slot is None else array_payload(slots[push.slot][:elements])
-
-
-def _opened(push: Push, elements: int, slots: Sequence[Vector]) -> Gradient:
-    """The payload where it lies: behind the header, or in the session's segment."""
-    if push.slot is None:
-        check_size(push.payload, elements, push.codec)
-        if elements == 0 and push.crc != 0:
-            raise Damaged
-        return Gradient(payload_chunks(push.payload), push.crc)
-    if push.slot >= len(slots) or push.payload or push.codec != "f32":
-        raise RemoteProtocolError(f"slot {push.slot} where {len(slots)} are open")
-    return Gradient((slots[push.slot][:elements],), None)

@@ -39,6 +39,8 @@ LAYERS = {
         "gradmq.ps.journal.chain",
         "gradmq.ps.journal.records",
         "gradmq.ps.journal.replay",
+        "gradmq.ps.judge",
+        "gradmq.ps.lineage",
         "gradmq.ps.parameters",
         "gradmq.ps.sessions",
         "gradmq.ps.shard",

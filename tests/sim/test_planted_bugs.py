@@ -15,6 +15,7 @@ from gradmq.broker.directory import Members
 from gradmq.broker.releases import Releases as BrokerReleases
 from gradmq.membership import Membership
 from gradmq.ps.effects import Reply
+from gradmq.ps.lineage import Lineage
 from gradmq.ps.policy import Admission, Bounded
 from gradmq.ps.publications import Publications
 from gradmq.ps.publishing import PublishTiming
@@ -156,10 +157,10 @@ def a_restarted_shard_waits_for_pushes_that_were_acknowledged(patch):
 def bases_of_older_incarnations_count(patch):
     """No lineage: any version up to the present one is taken for part of the past."""
 
-    def wrong_base(self, base):
-        return "future" if base[1] > self.version[1] else ""
+    def wrong_base(self, base, present):
+        return "future" if base[1] > present else ""
 
-    patch.setattr(Shard, "_wrong_base", wrong_base)
+    patch.setattr(Lineage, "wrong_base", wrong_base)
 
 
 def verdicts_of_older_incarnations_count(patch):

@@ -175,7 +175,7 @@ def a_rollback_forgets_its_floor(patch):
 
     def roll_back(self, *arguments):
         effects = original(self, *arguments)
-        self._floor = 0
+        self._lineage.floor = 0
         return effects
 
     patch.setattr(Shard, "_roll_back", roll_back)
