@@ -1,9 +1,9 @@
-"""The three sockets of a shard that others connect to, and what is still leaving through them."""
+"""The three sockets of a shard that others connect to: who is heard there, and what is leaving."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 
 import zmq
@@ -11,9 +11,12 @@ import zmq
 from gradmq import link
 from gradmq.memory_guard import MemoryGuard
 from gradmq.ps.effects import Publish
+from gradmq.ps.guard import ShardGuard
 from gradmq.ps.shard import Shard
+from gradmq.security.access import Access
+from gradmq.security.gate import Gate
 from gradmq.security.keys import Identity
-from gradmq.wire.messages import Beacon
+from gradmq.wire.messages import Beacon, Directory, Message, Refused
 
 log = logging.getLogger(__name__)
 
@@ -21,8 +24,8 @@ log = logging.getLogger(__name__)
 #: optimizer's state, releases, publications under way, a checkpoint being written), and this much.
 TIMES_ITS_SIZE, BESIDE_BYTES = 16, 256 << 20
 
-#: Subscriptions heard in one pass.
-SUBSCRIPTIONS_PER_PASS = 256
+#: Requests, and subscriptions, heard in one pass.
+CONTROL_PER_PASS = SUBSCRIPTIONS_PER_PASS = 256
 
 
 class Listeners:
@@ -40,6 +43,7 @@ class Listeners:
         self._poller = poller
         self._shard = shard
         self._identity = identity
+        self._guard: ShardGuard | None = None
         part = shard.part
         self.memory = MemoryGuard(push_budget_bytes + TIMES_ITS_SIZE * part.nbytes + BESIDE_BYTES)
         self._host = ""
@@ -48,11 +52,20 @@ class Listeners:
         """Publications that some connection has not taken yet, oldest first, and their slots."""
 
     def listen(self, stack: ExitStack, host: str, ports: Iterable[int]) -> None:
-        """Bind, 0 to any free port, and listen until the stack closes; raises SettingsError."""
+        """Bind, 0 to any free port, and listen until the stack closes.
+
+        Raises SettingsError; with an identity, also if a stranger would get in.
+        """
         stack.enter_context(self.memory)
+        if self._identity is not None:
+            gate = stack.enter_context(Gate(self._context, Access()))  # for nobody, as yet
+            self._guard = ShardGuard(gate, self._identity)
         self._open = stack.enter_context(ExitStack())
         self._host = host
         self.ports = self._bind(ports, link.bind)
+        if self._guard is not None:
+            self._guard.prove_closed(*self.sockets)
+        link.say_if_open(host, self._guard is not None)
 
     def _bind(
         self, ports: Iterable[int], bind: Callable[[link.Socket, str, int], int]
@@ -80,6 +93,40 @@ class Listeners:
         """True if a push can be read now."""
         events = self.gradients.getsockopt(zmq.EVENTS)
         return bool(isinstance(events, int) and events & zmq.POLLIN)
+
+    def on_directory(self, directory: Directory) -> None:
+        """The broker says who may be heard; raises SettingsError if that cannot be kept."""
+        if self._guard is not None:
+            self._guard.on_directory(directory, self.sockets)
+
+    def receive_push(self) -> Message | None:
+        """The next message of the gradient socket that may be heard; None: there is none now."""
+        if self._guard is None:
+            return link.receive_good(self.gradients)
+        return self._guard.receive_push(self.gradients, self._shard)
+
+    def requests(self) -> Iterator[tuple[bytes, Message]]:
+        """What has come over the control socket and may be heard, each with its peer."""
+        for _ in range(CONTROL_PER_PASS):
+            try:
+                received = link.receive(self.control, prefixes=1, sender=self._guard is not None)
+            except link.BadMessage as error:
+                log.warning("refused a message: %s", error)
+                if error.prefix:
+                    self._refuse(error.prefix[0], Refused(reason="wire", text=str(error)))
+                continue
+            if received is None:
+                return
+            (peer, *sender), message = received
+            refusal = self._guard.refusal(self._shard, sender, message) if self._guard else ""
+            if refusal:
+                log.warning("refused: %s", refusal)
+                self._refuse(peer, Refused(reason="role", text=refusal))
+            else:
+                yield peer, message
+
+    def _refuse(self, peer: bytes, refused: Refused) -> None:
+        link.send(self.control, refused, prefix=[peer])
 
     def drop_if_too_much(self) -> None:
         """If somebody makes this process hold too much, everybody connects anew.

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 import os
-import socket as sockets
 import time
 from collections.abc import Callable, Collection, Iterable
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -19,7 +18,6 @@ import zmq
 
 from gradmq import link
 from gradmq.config import MetricsSettings
-from gradmq.durable import exclusive, next_incarnation, remove_unfinished
 from gradmq.errors import (
     CheckpointError,
     JoinRefused,
@@ -31,25 +29,18 @@ from gradmq.layout import Layout
 from gradmq.membership import Membership
 from gradmq.metrics_server import OwnedMetrics, metrics_page
 from gradmq.ps import checkpoint
+from gradmq.ps.disk import Disk
 from gradmq.ps.effects import Append, Effect, Publish, Quarantined, Reply, Save, TellBroker
-from gradmq.ps.guard import ShardGuard
-from gradmq.ps.journal.chain import End
-from gradmq.ps.journal.records import Opened
-from gradmq.ps.journal.segments import journal_folder
-from gradmq.ps.journal.writer import JournalWriter
 from gradmq.ps.listeners import Listeners
 from gradmq.ps.metrics import families
 from gradmq.ps.optim import optimizer_from
 from gradmq.ps.policy import policy_from
-from gradmq.ps.recovery import recover
-from gradmq.ps.saving import Saving
 from gradmq.ps.sessions import NOTHING_SHARED, SharedSlots
 from gradmq.ps.shard import Shard
 from gradmq.ps.sharing import shared_ring, slots_of
 from gradmq.ps.state import ShardState
 from gradmq.ring import RingWriter, own_memory
-from gradmq.security.access import Access, ps_name
-from gradmq.security.gate import Gate
+from gradmq.security.access import ps_name
 from gradmq.security.keys import load_identity
 from gradmq.shared_memory import SharedMemory, fence
 from gradmq.wire.messages import (
@@ -94,9 +85,6 @@ FAREWELL_MS = 500
 #: Pushes that a shard leaves undecided are counted up to here, and waited for so long.
 MOST_COUNTED, LAST_LOOK_MS = 1000, 100
 
-#: Requests, and subscriptions, heard in one pass.
-CONTROL_PER_PASS = 256
-
 
 @dataclass(frozen=True, slots=True)
 class PsOptions:
@@ -131,18 +119,14 @@ class PsNode:
         if not 0 <= options.port <= 65_533:
             raise SettingsError(f"--port is {options.port}; use 1 to 65533, three are taken, or 0")
         self._identity = load_identity(options.keys, ps_name(options.shard), "ps")
-        self._guard: ShardGuard | None = None
         self._options = options
+        self._disk = Disk(options.state, options.shard, options.kept_checkpoints)
         self._shard: Shard | None = None
         self._layout: Layout | None = None
         self._restored: ShardState | None = None
-        self._journal_end = End()
-        self._journal: JournalWriter | None = None
         self._ring: SharedMemory | None = None
         self._run_name: str | None = None
-        self._directory: Directory | None = None
         self._addresses: tuple[str, ...] = ()
-        self._newest_saved = 0
         self._told_of_news = False
         self._pushes = Stage()
         """Received and decided."""
@@ -154,19 +138,15 @@ class PsNode:
         A SettingsError too if a stranger would get in.
         """
         options = self._options
-        folder = checkpoint.shard_folder(options.state, options.shard)
-        with exclusive(folder), ExitStack() as stack:
-            remove_unfinished(folder)
+        with ExitStack() as stack:
+            self._disk.lock(stack)
             self._metrics.open(stack)
-            self._incarnation = next_incarnation(folder / "incarnation")
-            self._recover()
+            self._begin_life(stack)
             self._context = stack.enter_context(link.new_context())
             self._stack = stack
             self._broker = stack.enter_context(
                 link.broker(self._context, options.broker, self._identity)
             )
-            self._saving = Saving(options.state, options.shard, options.kept_checkpoints)
-            stack.callback(self._saving.close)
             self._member = Membership(self._hello)
             self._poller = zmq.Poller()
             self._poller.register(self._broker, zmq.POLLIN)
@@ -177,15 +157,12 @@ class PsNode:
                     self._pass(ready)
             self._leave()
 
-    def _recover(self) -> None:
+    def _begin_life(self, stack: ExitStack) -> None:
         options = self._options
-        saved = checkpoint.saved_releases(options.state, options.shard)
-        self._newest_saved = max(saved, default=0)
-        found = recover(options.state, options.shard, options.restore_release, self._incarnation)
+        found = self._disk.begin_life(stack, options.restore_release)
         if found is None:
             return
         self._run_name, self._layout, self._restored = found.run, found.layout, found.state
-        self._journal_end = found.end
         log.info(
             "restored shard %d at version %d, release %d",
             options.shard,
@@ -195,13 +172,17 @@ class PsNode:
 
     def _leave(self) -> None:
         """Intake stops; what was decided is told, what was not, or is not on disk, is named."""
-        unwritten = self._close_journal()
-        self._saving.close()
+        journal, saving = self._disk.journal, self._disk.saving
+        unwritten = 0
+        if journal is not None:
+            unwritten = journal.close(JOURNAL_CLOSE_S)
+            self._say_what_is_durable()
+        saving.close()
         self._tell_of_saves()
         if self._shard is not None:
             undecided = self._listeners.count_undecided(MOST_COUNTED, LAST_LOOK_MS)
             version = self._shard.version[1]
-            unsaved = version - self._saving.version if self._journal is None else unwritten
+            unsaved = version - saving.version if journal is None else unwritten
             if undecided or unsaved:
                 log.warning(
                     "left with %d pushes received and not decided, which are sent again to who "
@@ -225,10 +206,10 @@ class PsNode:
             pid=os.getpid(),
             run=self._run_name,
             shard=self._options.shard,
-            incarnation=self._incarnation,
+            incarnation=self._disk.incarnation,
             ready=shard is not None and shard.ready,
             # A run that went back to an older release does not use the newer ones' numbers again.
-            release=max(self._newest_saved, shard.release if shard else 0),
+            release=max(self._disk.newest_saved, shard.release if shard else 0),
             addresses=self._addresses,
             payload=(self._layout.to_bytes(),) if self._layout else (),
         )
@@ -244,7 +225,7 @@ class PsNode:
             welcome.run,
             layout,
             options.shard,
-            self._incarnation,
+            self._disk.incarnation,
             optimizer_from(welcome.settings["optimizer"]),
             policy_from(welcome.settings["staleness"]),
             options.push_budget_bytes,
@@ -255,46 +236,18 @@ class PsNode:
         )
         if self._restored is not None:
             self._shard.restore(self._restored)
-            self._saving.version = self._restored.version
             self._restored = None
         if journalled:
-            self._open_journal(self._shard, layout)
-        if self._identity is not None:
-            gate = self._stack.enter_context(Gate(self._context, Access()))  # for nobody, as yet
-            self._guard = ShardGuard(gate, self._identity)
+            news = self._disk.open_journal(self._stack, self._shard, layout)
+            self._poller.register(news, zmq.POLLIN)
         listeners = self._listeners = Listeners(
             self._context, self._poller, self._shard, self._identity, options.push_budget_bytes
         )
         ports = [options.port + i if options.port else 0 for i in range(3)]
         listeners.listen(self._stack, options.bind, ports)
-        if self._guard is not None:
-            self._guard.prove_closed(*listeners.sockets)
-        link.say_if_open(options.bind, self._guard is not None)
         self._addresses = tuple(f"tcp://{options.advertise}:{port}" for port in listeners.ports)
         self._member.rejoin(time.monotonic())
         log.info("serving %d parameters of shard %d", self._shard.part.size, options.shard)
-
-    def _open_journal(self, shard: Shard, layout: Layout) -> None:
-        options = self._options
-        opened = Opened(
-            run=shard.run,
-            shard=options.shard,
-            incarnation=self._incarnation,
-            layout=layout.to_bytes(),
-            optimizer=shard.optimizer_settings,
-            lineage=shard.lineage,
-        )
-        folder = journal_folder(checkpoint.shard_folder(options.state, options.shard))
-        self._journal_news, write = sockets.socketpair()
-        for end in (self._journal_news, write):
-            self._stack.enter_context(end).setblocking(False)
-
-        def wake() -> None:
-            with suppress(BlockingIOError):  # full: it will wake anyway
-                write.send(b"w")
-
-        self._journal = JournalWriter(folder, opened, self._journal_end, wake)
-        self._poller.register(self._journal_news, zmq.POLLIN)
 
     # -- the loop ---------------------------------------------------------------------------------
 
@@ -310,13 +263,13 @@ class PsNode:
             if self._listeners.gradients in ready:
                 self._receive_pushes(self._shard)
             if self._listeners.control in ready:
-                self._receive_control(self._shard)
+                for peer, message in self._listeners.requests():
+                    self._on_control(self._shard, peer, message)
             if self._listeners.parameters in ready:
                 self._listeners.hear_subscriptions()
         if self._broker in ready:
             self._receive_from_broker()
-        if self._journal is not None and self._journal_news.fileno() in ready:
-            self._journal_news.recv(4096)
+        if self._disk.has_news(ready):
             self._say_what_is_durable()
         if self._shard is not None:
             now = time.monotonic()
@@ -334,18 +287,11 @@ class PsNode:
             self._member.not_sent(time.monotonic())
 
     def _say_what_is_durable(self) -> None:
-        assert self._journal is not None and self._shard is not None
-        self._perform(self._shard.on_durable(self._journal.durable))
-        if self._journal.error is not None:
-            raise self._journal.error
-
-    def _close_journal(self) -> int:
-        """What was decided is still written, and said; returns how many decisions were not."""
-        if self._journal is None:
-            return 0
-        left = self._journal.close(JOURNAL_CLOSE_S)
-        self._say_what_is_durable()
-        return left
+        journal = self._disk.journal
+        assert journal is not None and self._shard is not None
+        self._perform(self._shard.on_durable(journal.durable))
+        if journal.error is not None:
+            raise journal.error
 
     def _tell_of_news(self, shard: Shard, now: float) -> None:
         """The broker waits for the first update after a label to begin the next release."""
@@ -355,31 +301,26 @@ class PsNode:
         self._told_of_news = has_news
 
     def _tell_of_saves(self) -> None:
-        for saved in self._saving.finished():
+        for saved in self._disk.saving.finished():
             link.send(self._broker, saved)
 
     def _report(self) -> dict[str, object]:
         where = {"metrics": self._metrics.address}
         if self._shard is None:
             return {"waiting_for": "the layout", **where}
-        options = self._options
-        saved = checkpoint.saved_releases(options.state, options.shard)
-        return {**self._shard.report(time.monotonic()), "saved": saved, **where}
+        return {**self._shard.report(time.monotonic()), "saved": self._disk.saved, **where}
 
     def _families(self) -> list[Family]:
-        shard, journal, now = self._shard, self._journal, time.monotonic()
+        shard, disk, now = self._shard, self._disk, time.monotonic()
         listeners = self._listeners if shard is not None else None
         index = self._options.shard
-        found = families(index, shard, listeners, self._saving, journal, self._pushes, now)
+        found = families(index, shard, listeners, disk.saving, disk.journal, self._pushes, now)
         return list(found)
 
     def _receive_pushes(self, shard: Shard) -> None:
         began = now = time.monotonic()
         for _ in range(PUSHES_PER_PASS):
-            if self._guard is None:
-                message = link.receive_good(self._listeners.gradients)
-            else:
-                message = self._guard.receive_push(self._listeners.gradients, shard)
+            message = self._listeners.receive_push()
             if message is None:
                 break
             if isinstance(message, Push):
@@ -392,29 +333,6 @@ class PsNode:
                 break
         self._pushes.seconds += now - began
         self._perform(shard.take_verdicts())
-
-    def _receive_control(self, shard: Shard) -> None:
-        control = self._listeners.control
-        for _ in range(CONTROL_PER_PASS):
-            try:
-                received = link.receive(
-                    self._listeners.control, prefixes=1, sender=self._guard is not None
-                )
-            except link.BadMessage as error:
-                log.warning("refused a message: %s", error)
-                if error.prefix:
-                    refused = Refused(reason="wire", text=str(error))
-                    link.send(control, refused, prefix=error.prefix[:1])
-                continue
-            if received is None:
-                return
-            (peer, *sender), message = received
-            refusal = self._guard.refusal(shard, sender, message) if self._guard else ""
-            if refusal:
-                log.warning("refused: %s", refusal)
-                self._perform([Reply(peer, Refused(reason="role", text=refusal))])
-                continue
-            self._on_control(shard, peer, message)
 
     def _on_control(self, shard: Shard, peer: bytes, message: Message) -> None:
         now = time.monotonic()
@@ -500,9 +418,8 @@ class PsNode:
             self._layout = Layout.from_bytes(b"".join(directory.payload))
             assert self._member.welcome is not None
             self._open_shard(self._member.welcome, self._layout)
-        if self._guard is not None:
-            self._guard.on_directory(directory, self._listeners.sockets)
         if self._shard is not None:
+            self._listeners.on_directory(directory)
             self._shard.on_directory(directory, now)
 
     # -- effects ----------------------------------------------------------------------------------
@@ -519,10 +436,10 @@ class PsNode:
                     link.send(self._broker, _as_of(effect, time.monotonic()))
                 case Save():
                     assert self._layout is not None and self._run_name is not None
-                    self._saving.write(self._run_name, self._layout, effect.state)
+                    self._disk.saving.write(self._run_name, self._layout, effect.state)
                 case Append():
-                    assert self._journal is not None
-                    self._journal.append(effect.position, effect.record)
+                    assert self._disk.journal is not None
+                    self._disk.journal.append(effect.position, effect.record)
                 case Quarantined():
                     log.warning("%s is in quarantine: %s", effect.name, effect.why)
                     self._member.renew_soon(time.monotonic())
