@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,10 +19,11 @@ from gradmq.errors import BrokerAway, Closed, DrainTimeout, JobError, ShardAway
 from gradmq.layout import Layout
 from gradmq.models import bound
 from gradmq.security.keys import load_identity, why_silent
-from gradmq.wire.codec import array_payload
 from gradmq.wire.messages import Version
+from gradmq.worker.absence import Absence
 from gradmq.worker.installer import Installer
 from gradmq.worker.node import WorkerThread
+from gradmq.worker.pusher import Pusher
 from gradmq.worker.session import Answered
 from gradmq.worker.tally import Tally, WorkerStatistics
 
@@ -37,10 +37,6 @@ log = logging.getLogger(__name__)
 
 #: ``close`` waits this long for verdicts, and as long again for the thread.
 CLOSE_S = 5.0
-
-#: A program that has not come back for so long, and for this many times the longest of its usual
-#: absences, may hang: it is named as the one who is waited for.
-PROGRAM_SILENT_S, TIMES_THE_USUAL = 1.5, 4.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +69,9 @@ class PushHandle:
             self._worker._wait(lambda: self._answer is not None, timeout, "verdict")
         assert self._answer is not None
         return self._answer
+
+    def _take(self, answer: Answered) -> None:
+        self._answer = answer
 
 
 class Worker:
@@ -120,22 +119,12 @@ class Worker:
             report=self._report,
             identity=identity,
         )
+        self._tally = Tally(time.monotonic())
         self._installer = Installer(binding, self._io)
+        self._pusher = Pusher(self._io, self._installer, self._tally)
         self._opened = False
         self._owner_pid = os.getpid()
-        self._handles: dict[tuple[int, int], PushHandle] = {}
-        self._untaken: list[Answered] = []
-        self._tally = Tally()
-        self._last_loss: float | None = None
-        self._skipped_nonfinite = 0
-        self._slot = 0
-        """Of the last push, or of ``gradient_views``: where the next one goes if it can."""
-        self._rate: deque[tuple[float, int]] = deque([(time.monotonic(), 0)], maxlen=8)
-        self._samples = 0
-        self._left_at: float | None = None
-        """When the program went off to compute; None while it waits here."""
-        self._absences: tuple[float, ...] = (0.0,)
-        """The last ones; a new tuple each time, since the network's thread reads it."""
+        self._absence = Absence()
 
     # -- life -------------------------------------------------------------------------------------
 
@@ -178,7 +167,7 @@ class Worker:
         if timeout and self._io.error is None:
             with self._io.lock:
                 self._io.lock.wait_for(
-                    lambda: self._io.error is not None or self._is_drained(), timeout
+                    lambda: self._io.error is not None or self._pusher.is_drained(), timeout
                 )
                 session = self._io.session
                 if session is not None and session.unanswered:
@@ -204,10 +193,10 @@ class Worker:
         pushed = self._push(gradients, self._last_loss_of(loss), samples, timeout)
         binding.clear_gradients()
         if pushed is None:
-            self._skipped_nonfinite += 1
+            self._tally.skipped_nonfinite += 1
             return self._stepped(None, started, "")
         _, seq = pushed
-        waited_for = self._wait(self._may_compute, timeout, "step")
+        waited_for = self._wait(self._pusher.has_room, timeout, "step")
         return self._stepped(seq, started, waited_for)
 
     def catch_up(self, timeout: float = 60.0) -> Step:
@@ -216,7 +205,7 @@ class Worker:
         What is left to do after ``step`` raised ShardAway. Raises ShardAway like it.
         """
         started = time.monotonic()
-        return self._stepped(None, started, self._wait(self._may_compute, timeout, "step"))
+        return self._stepped(None, started, self._wait(self._pusher.has_room, timeout, "step"))
 
     def push(
         self,
@@ -237,7 +226,8 @@ class Worker:
         if pushed is None:
             raise JobError("the gradient holds NaN or infinity; it was not pushed")
         session, seq = pushed
-        handle = self._handles[session, seq] = PushHandle(self, session, seq)
+        handle = PushHandle(self, session, seq)
+        self._pusher.once_answered(session, seq, handle._take)
         return handle
 
     def gradient_views(self, timeout: float = 60.0) -> dict[str, npt.NDArray[np.float32]]:
@@ -249,19 +239,8 @@ class Worker:
         none.
         Waits up to ``timeout`` seconds for room in the window, then raises ShardAway.
         """
-        self._wait(self._may_compute, timeout, "push")
-        with self._io.lock:
-            session, slots = self._io.session, self._io.slots
-            assert session is not None and slots is not None
-            self._slot = session.free_slot(self._slot)
-        out = {}
-        for part, vector in zip(self._layout.parts, slots.of(self._slot), strict=True):
-            for piece in part.pieces:
-                tensor = self._layout.tensors[piece.tensor]
-                if piece.size == tensor.size:
-                    view = vector[piece.offset : piece.offset + piece.size]
-                    out[tensor.name] = view.reshape(tensor.shape)
-        return out
+        self._wait(self._pusher.has_room, timeout, "push")
+        return self._pusher.views()
 
     def pull(self, timeout: float = 5.0) -> tuple[Version, ...]:
         """Install the newest parameters that every shard has now; returns their versions.
@@ -295,7 +274,7 @@ class Worker:
         """
         self._require_open()
         with self._io.lock:
-            if not self._io.wait_for(self._is_drained, timeout):
+            if not self._io.wait_for(self._pusher.is_drained, timeout):
                 session = self._io.session
                 unanswered = session.unanswered if session else ()
                 raise DrainTimeout(
@@ -303,7 +282,7 @@ class Worker:
                     f"waited for {self._io.waiting_for()}",
                     unanswered,
                 )
-        return self._take_answers()
+        return self._pusher.take_answers()
 
     def optimizer(self, samples_per_step: int = 1, timeout: float = 60.0) -> PushOptimizer:
         """An optimizer whose ``step()`` is this worker's; loops written for torch run unchanged.
@@ -361,15 +340,15 @@ class Worker:
             return WorkerStatistics(
                 session=session.session if session else 0,
                 pushes=tally.pushes,
-                samples=self._samples,
-                skipped_nonfinite=self._skipped_nonfinite,
+                samples=tally.samples,
+                skipped_nonfinite=tally.skipped_nonfinite,
                 in_flight=session.in_flight if session else 0,
                 max_in_flight=session.max_in_flight if session else 0,
                 verdicts=dict(tally.verdicts),
                 waited_s=dict(tally.waited_s),
                 installed_after=tally.installed_after,
                 torn_reads=self._installer.torn_reads,
-                loss=self._last_loss,
+                loss=tally.loss,
                 quarantined=self._io.quarantined,
             )
 
@@ -384,65 +363,27 @@ class Worker:
     def _stepped(self, seq: int | None, started: float, waited_for: str) -> Step:
         waited_s = time.monotonic() - started
         self._install()
-        return Step(seq, self._take_answers(), self._installer.versions, waited_s, waited_for)
+        return Step(
+            seq, self._pusher.take_answers(), self._installer.versions, waited_s, waited_for
+        )
 
     def _last_loss_of(self, loss: torch.Tensor | float | None) -> float | None:
         """The loss as a number; kept for the status if there is one, which not every step has."""
         number = _number(loss)
-        self._last_loss = self._last_loss if number is None else number
+        if number is not None:
+            self._tally.loss = number
         return number
 
     def _push(
         self, gradients: Gradients, loss: float | None, samples: int, timeout_s: float
     ) -> tuple[int, int] | None:
-        """Write the gradient into a free slot and push it from there: (session, seq).
-
-        None if it is not finite: then nothing was pushed.
-        """
-        while True:
-            self._wait(self._may_compute, timeout_s, "push")
-            if not self._installer.versions:
-                raise ShardAway("the newest parameters could not be read whole; catch_up() first")
-            with self._io.lock:
-                session, slots = self._io.session, self._io.slots
-                assert session is not None and slots is not None
-                slot = self._slot = session.free_slot(self._slot)
-                shared = [session.is_shared(part.index) for part in self._layout.parts]
-            # Only this thread pushes, so until it does the slot is its own.
-            vectors = slots.of(slot)
-            crcs = gradients.pack(vectors, [not s for s in shared])
-            if crcs is None:
-                return None
-            sizes = zip(vectors, gradients.sizes, strict=True)
-            payloads = [array_payload(vector[:size]) for vector, size in sizes]
-            with self._io.lock:
-                if self._io.session is not session:
-                    continue  # fenced meanwhile; the next session has slots of its own
-                now = time.monotonic()
-                seq = session.push(
-                    self._installer.versions,
-                    payloads,
-                    [None if s else crc for s, crc in zip(shared, crcs, strict=True)],
-                    gradients.present,
-                    now,
-                    loss,
-                    samples,
-                    slot,
-                )
-                self._tally.pushed(session.session, seq, now)
-            self._samples += samples
-            self._io.wake()
-            return session.session, seq
+        """(session, seq) of the push; None if the gradient is not finite, and was not pushed."""
+        return self._pusher.push(
+            gradients, loss, samples, lambda ready: self._wait(ready, timeout_s, "push")
+        )
 
     def _has_joined(self) -> bool:
         return self._io.replica is not None and self._io.replica.complete
-
-    def _may_compute(self) -> bool:
-        session = self._io.session
-        return session is not None and session.has_room
-
-    def _is_drained(self) -> bool:
-        return self._io.session is None or not self._io.session.unanswered
 
     def _has_fetched(self) -> bool:
         replica = self._io.replica
@@ -451,13 +392,11 @@ class Worker:
     def _wait(self, ready: Callable[[], bool], timeout_s: float, what: str) -> str:
         """Wait for ``ready``; returns for whom, raises BrokerAway or ShardAway at the deadline."""
         self._require_open()
-        now = time.monotonic()
-        self._absences = (*self._absences[-15:], now - (self._left_at or now))
-        self._left_at = None
+        self._absence.end(time.monotonic())
         try:
             return self._wait_here(ready, timeout_s, what)
         finally:
-            self._left_at = time.monotonic()
+            self._absence.begin(time.monotonic())
 
     def _wait_here(self, ready: Callable[[], bool], timeout_s: float, what: str) -> str:
         with self._io.lock:
@@ -482,26 +421,10 @@ class Worker:
 
     def _collect_and(self, ready: Callable[[], bool]) -> Callable[[], bool]:
         def check() -> bool:
-            self._collect()
+            self._pusher.collect()
             return ready()
 
         return check
-
-    def _collect(self) -> None:
-        """Hand verdicts to the pushes that were made by hand; the lock is held."""
-        for answer in self._io.answered:
-            self._tally.answered(answer)
-            handle = self._handles.pop((answer.session, answer.seq), None)
-            if handle is not None:
-                handle._answer = answer
-        self._untaken += self._io.answered
-        self._io.answered = []
-
-    def _take_answers(self) -> tuple[Answered, ...]:
-        with self._io.lock:
-            self._collect()
-            answers, self._untaken = tuple(self._untaken), []
-        return answers
 
     def _install(self) -> None:
         """Raises ShardAway if parameters cannot be read whole: then nothing is pushed."""
@@ -513,26 +436,17 @@ class Worker:
     def _report(self) -> dict[str, Any]:
         """For the broker's status; called by the network thread, with the lock held."""
         now = time.monotonic()
-        self._rate.append((now, self._samples))
-        since, samples = self._rate[0]
         session = self._io.session
         return {
             "seq": session.last_seq if session else 0,
-            "samples_per_s": (self._samples - samples) / max(now - since, 1e-3),
-            "loss": self._last_loss,
-            "skipped_nonfinite": self._skipped_nonfinite,
+            "samples_per_s": self._tally.samples_per_s(now),
+            "loss": self._tally.loss,
+            "skipped_nonfinite": self._tally.skipped_nonfinite,
             "transport": self._io.transport,
             "torn_reads": self._installer.torn_reads,
-            "waiting_for": self._io.waiting_for() or self._waiting_for_program(now),
+            "waiting_for": self._io.waiting_for() or self._absence.waiting_for(now),
             **self._more_report(),
         }
-
-    def _waiting_for_program(self, now: float) -> str:
-        """A loop that hangs leaves the network's thread alive, and so its lease."""
-        silent_s = now - (self._left_at or now)
-        if silent_s < max(PROGRAM_SILENT_S, TIMES_THE_USUAL * max(self._absences)):
-            return ""
-        return f"its program: the next gradient, silent for {silent_s:.1f} s"
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Worker:
         """A model that holds its worker may be copied; the copy shares the one connection."""

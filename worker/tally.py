@@ -45,14 +45,20 @@ class WorkerStatistics:
 class Tally:
     """Kept by the program's thread with the lock of the network's thread held."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: float) -> None:
         self.pushes = 0
+        self.samples = 0
+        self.skipped_nonfinite = 0
+        self.loss: float | None = None
+        """The last one that the program gave, which it does not with every step."""
         self.verdicts: Counter[tuple[str, str]] = Counter()
         self.waited_s: defaultdict[str, float] = defaultdict(float)
         self._installed_after = Histogram(_SECONDS)
         self._under_way: dict[tuple[int, int], float] = {}
         self._landing: deque[_Landing] = deque(maxlen=MAX_WINDOW)
         """Not installed yet; of a program that installs nothing, the last few."""
+        self._rate: deque[tuple[float, int]] = deque([(now, 0)], maxlen=8)
+        """When it was asked for, and the samples until then."""
 
     @property
     def installed_after(self) -> Histogram:
@@ -64,8 +70,15 @@ class Tally:
         """True if ``installed`` has something to look at."""
         return bool(self._landing)
 
-    def pushed(self, session: int, seq: int, now: float) -> None:
+    def samples_per_s(self, now: float) -> float:
+        """Since one of the last times that this was asked."""
+        self._rate.append((now, self.samples))
+        since, samples = self._rate[0]
+        return (self.samples - samples) / max(now - since, 1e-3)
+
+    def pushed(self, session: int, seq: int, samples: int, now: float) -> None:
         self.pushes += 1
+        self.samples += samples
         self._under_way[session, seq] = now
 
     def answered(self, answer: Answered) -> None:

@@ -51,6 +51,7 @@ LAYERS = {
         "gradmq.ps.publishing",
         "gradmq.ps.quarantine",
         "gradmq.ps.tally",
+        "gradmq.worker.absence",
         "gradmq.worker.metrics",
         "gradmq.worker.session",
         "gradmq.worker.tally",
