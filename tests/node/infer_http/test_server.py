@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import signal
+import socket
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -134,3 +136,25 @@ def test_signal_handlers_are_left_as_they_are() -> None:
     finally:
         signal.signal(signal.SIGINT, previous)
     assert seen == before
+
+
+def test_the_head_of_an_answer_comes_with_what_follows_it_and_alone_if_nothing_does() -> None:
+    may_go_on, stop = threading.Event(), threading.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        if scope["path"] == "/slow":
+            await asyncio.to_thread(may_go_on.wait, 30)
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    with HttpServer(app, "127.0.0.1", 0) as http, ThreadPoolExecutor(1) as pool:
+        pool.submit(http.serve_until, stop)
+        with socket.create_connection(("127.0.0.1", http.port), 30) as client:
+            client.sendall(b"GET /quick HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.recv(65536).endswith(b"\r\n\r\nok")
+            client.sendall(b"GET /slow HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.recv(65536).endswith(b"\r\n\r\n")
+            may_go_on.set()
+            assert client.recv(65536) == b"ok"
+        stop.set()
