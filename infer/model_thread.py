@@ -17,6 +17,10 @@ from gradmq.infer.serving import Holding
 #: How often a request that waits for another release looks whether it is there.
 _LOOK_EVERY_S = 0.05
 
+#: And sooner in the beginning, so that no wait becomes much longer by it: after this, and when this
+#: part of the time it has waited has gone by once more.
+_LOOK_SOON_S, _LOOK_LATE = 0.002, 0.25
+
 #: So long a request waits for its answer before anybody looks whether its client is still there:
 #: most answers come sooner, and looking costs more than all the rest of the wait.
 _UNWATCHED_S = 0.05
@@ -39,9 +43,13 @@ async def until_possible(request: Request, choice: Choice) -> None:
     """
     if choice.is_possible():
         return
+    clock = asyncio.get_running_loop().time
+    begun_s = clock()
     async with disconnection(request) as gone:
         while not choice.is_possible():
-            await asyncio.wait({gone}, timeout=_LOOK_EVERY_S)
+            waited_s = clock() - begun_s
+            look_s = min(_LOOK_EVERY_S, max(_LOOK_SOON_S, _LOOK_LATE * waited_s))
+            await asyncio.wait({gone}, timeout=look_s)
             if gone.done():
                 raise client_gone()
 
