@@ -378,6 +378,13 @@ def test_without_an_end_condition_there_is_no_bar() -> None:
     assert lines[1] == "1,234 updates  until Ctrl-C"
 
 
+def test_a_single_look_at_a_run_tells_no_duration() -> None:
+    (title, blank, *_) = shown(render(after((7.0, status()))))
+    assert "training" in title
+    assert blank == ""
+    assert shown(render(after((7.0, status()), (9.0, status()))))[1] == "2.0 s"
+
+
 def test_a_bar_beyond_its_end_is_full() -> None:
     lines = shown(render(after((0.0, status())), Progress(95, 90, "s")))
     assert "─" not in lines[1]

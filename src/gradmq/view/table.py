@@ -120,11 +120,12 @@ def _head(figures: Figures, progress: Progress | None, width: int) -> list[Text]
         title.append(f"  {PHASES.get(figures.phase, figures.phase)}")
         if figures.release:
             title.append(f"  release {words.count(figures.release)}", QUIET)
-    if progress is None:
-        bar = Text(words.duration(figures.elapsed_s), QUIET)
-    else:
-        bar = _bar(progress, width)
-    return [title, bar, Text(), _learning(figures)]
+    lines = [title]
+    if progress is not None:
+        lines.append(_bar(progress, width))
+    elif figures.elapsed_s:  # a first look has no length
+        lines.append(Text(words.duration(figures.elapsed_s), QUIET))
+    return [*lines, Text(), _learning(figures)]
 
 
 def _bar(progress: Progress, width: int) -> Text:
