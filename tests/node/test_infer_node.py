@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import re
 import signal
 import subprocess
 import sys
@@ -170,15 +171,17 @@ def test_a_diverged_release_is_skipped_and_the_last_good_one_goes_on(
         gradmq.Worker(model(), cluster.address) as worker,
     ):
         value(client, min_version=push(worker, 1.0))
-        push(worker, 3e38)
-        push(worker, 3e38)  # each is finite, their sum is not
+        for _ in range(2):  # each is finite, their sum is not; a release between them may be served
+            worker.push({"weight": torch.tensor([[3e38, 0.0]])}).verdict()
+            worker.catch_up()
         while serving.last_turned_down is None:
             pass  # the test's own time limit ends this
         down = serving.last_turned_down
         assert down.reason == "has a value in 'weight' that is not finite"
-        assert abs(value(client)) < 1e39
+        assert value(client) in (-2.0, pytest.approx(-3e38))
         assert client.get("/gradmq/v1/serving").json()["turned_down"]["release"] >= down.number
-    assert f"skips release {down.number}: it {down.reason}" in caplog.text
+    (skips,) = re.findall("skips release .*", caplog.text)  # the first of them alone
+    assert skips.endswith(f": it {down.reason}")
 
 
 def test_a_release_that_the_job_scores_too_low_is_skipped(cluster: gradmq.LocalCluster) -> None:
