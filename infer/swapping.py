@@ -114,7 +114,7 @@ class Swapper:
         is_news = before is None or before.versions != taken.versions
         if taken.since_applied_s is not None and is_news:
             self.measures.applied_to_servable.observe(taken.since_applied_s + now - begun_s)
-        if taken.number == 1 or taken.number % TOLD_EVERY == 0 or was_unfit:
+        if before is None or taken.number % TOLD_EVERY == 0 or was_unfit:
             log.info("serves release %d", taken.number)
 
     def _written(self, release: TakenRelease, module: torch.nn.Module) -> torch.nn.Module:
