@@ -14,8 +14,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from gradmq import link
-from gradmq.config import InferSettings
+from gradmq.config import InferSettings, NetworkSettings
 from gradmq.errors import JobError
+from gradmq.http_listener import told_address
 from gradmq.infer.batching import require_batchable
 from gradmq.infer.follower import Follower
 from gradmq.infer.guard import Guard
@@ -33,14 +34,14 @@ from gradmq.torch_binding import hollow
 
 log = logging.getLogger(__name__)
 
-#: Gives a node its releases until stopped, in a thread of its own; is told the node's URL.
+#: Gives a node its releases until stopped, in a thread of its own; is told the URL for others.
 Source = Callable[[Swapper, str, Callable[[], bool]], None]
 
 
 def serve(
     job: Job,
     settings: InferSettings,
-    insecure: bool,
+    network: NetworkSettings,
     source: Source,
     stopped: threading.Event,
     watch: RunWatch | None = None,
@@ -51,7 +52,7 @@ def serve(
     """
     host = settings.host
     token = read_token(settings.token_file)
-    link.require_closed(host, insecure, closed=bool(token), remedy="infer.token_file")
+    link.require_closed(host, network.insecure, closed=bool(token), remedy="infer.token_file")
     if job.serve is None:
         raise JobError(f"job {job.name} does not say how it is served: give it serve=…")
     spec = job.serve()
@@ -78,11 +79,11 @@ def serve(
         standstill=standstill,
     )
     with HttpServer(app, host, settings.port) as server:
-        url = server.url
-        log.info("answers at %s", url)
+        log.info("answers at %s", server.url)
         link.say_if_open(host, bool(token))
 
         def take() -> None:
+            url = f"http://{told_address(host, server.port, network.advertise)}"
             try:
                 source(swapper, url, stopped.is_set)
             except Exception as error:  # noqa: BLE001  (raised again in the main thread)

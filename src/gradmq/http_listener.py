@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import socket
 
+from gradmq import link
 from gradmq.errors import SettingsError
 
 
@@ -32,6 +33,17 @@ def http_listener(host: str, port: int, backlog: int) -> socket.socket:
         listener.close()
         raise SettingsError(f"cannot serve HTTP at {where}: {_remedy(error)}") from error
     return listener
+
+
+def told_address(host: str, port: int, advertise: str = "") -> str:
+    """HOST:PORT that others are told of who listens at ``host``.
+
+    ``advertise``, if others reach it at all; without one, who listens at every address is told by
+    the name of this host.
+    """
+    if not link.is_loopback(host):
+        host = advertise or (link.this_host() if host in link.EVERYWHERE else host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _remedy(error: OSError) -> str:

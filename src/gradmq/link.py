@@ -37,6 +37,9 @@ PUBLICATION_QUEUE_BYTES = 32 << 20
 #: libzmq closes a listener within milliseconds; somebody else may take the port meanwhile.
 BIND_AGAIN_S = 2.0
 
+#: Addresses to listen at that nobody can connect to.
+EVERYWHERE = ("0.0.0.0", "::", "*")  # noqa: S104  (recognized, not bound)
+
 
 def new_context() -> zmq.Context[Socket]:
     """A context for as many sockets as libzmq can have: a worker has three per shard."""
@@ -240,7 +243,7 @@ def say_if_open(host: str, closed: bool) -> None:
 def advertised(bind: str, advertise: str) -> str:
     """The host that others are told to connect to; raises SettingsError if that is nowhere."""
     host = advertise or bind
-    if host in ("0.0.0.0", "::", "*"):  # noqa: S104  (refused here)
+    if host in EVERYWHERE:
         raise SettingsError(
             f"nobody can connect to {host}: give --advertise the address that others use"
         )

@@ -22,7 +22,7 @@ from gradmq.config import MetricsSettings
 from gradmq.errors import GradmqError
 from gradmq.exposition import CONTENT_TYPE, Family, render
 from gradmq.handover import Handover
-from gradmq.http_listener import http_listener
+from gradmq.http_listener import http_listener, told_address
 from gradmq.security.token import read_token
 
 log = logging.getLogger(__name__)
@@ -94,9 +94,7 @@ class MetricsServer:
         self._runner = asyncio.Runner(loop_factory=asyncio.new_event_loop)
         self._loop, self._stop = self._runner.get_loop(), asyncio.Event()
         port = listener.getsockname()[1]
-        anywhere = settings.host in ("0.0.0.0", "::")  # noqa: S104  (asked, not bound)
-        host = link.this_host() if anywhere else settings.host
-        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self.address = told_address(settings.host, port)
         if not (self._token or link.is_loopback(settings.host)):
             log.warning("INSECURE: whoever reaches %s can read these metrics", settings.host)
         log.info("metrics at http://%s/metrics", self.address)

@@ -20,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 import gradmq
-from gradmq.config import InferSettings
+from gradmq.config import InferSettings, NetworkSettings
 from gradmq.errors import GradmqError
 from gradmq.infer import node
 from gradmq.infer.run_watch import RunWatch
@@ -81,7 +81,7 @@ def serving_node(
 
     def run() -> None:
         try:
-            node.serve(job, InferSettings(**settings), False, tell, stopped)
+            node.serve(job, InferSettings(**settings), NetworkSettings(), tell, stopped)
         except Exception as error:  # noqa: BLE001  (shown by the assertion below)
             failures.append(error)
             up.put((Serving(), "http://127.0.0.1:0"))
@@ -110,6 +110,19 @@ def value(client: httpx.Client, **wishes: str) -> float:
     assert answer.status_code == 200, answer.text
     found: float = answer.json()["outputs"][0]["data"][0]
     return found
+
+
+def test_a_run_is_told_the_address_at_which_others_reach_the_node() -> None:
+    told: list[str] = []
+    stopped = threading.Event()
+
+    def source(swapper: Swapper, url: str, stop: Callable[[], bool]) -> None:
+        told.append(url)
+        stopped.set()
+
+    network = NetworkSettings(insecure=True, advertise="node.example")
+    node.serve(a_job(), InferSettings(host="0.0.0.0"), network, source, stopped)
+    assert told[0].startswith("http://node.example:")
 
 
 def test_who_pushed_can_read_the_own_write(cluster: gradmq.LocalCluster) -> None:

@@ -26,6 +26,9 @@ def infer(
     broker: Broker = DEFAULT_BROKER,
     name: Annotated[str, Parameter(help="Name of this node; default: the broker's choice.")] = "",
     host: Annotated[str | None, Parameter(help="HTTP address; default 127.0.0.1.")] = None,
+    advertise: Annotated[
+        str | None, Parameter(help="Address told to others; default: --host, or this host's name.")
+    ] = None,
     port: Annotated[int | None, Parameter(help="HTTP port; 0: any free one.")] = None,
     token_file: Annotated[
         Path | None, Parameter(help="File (mode 0600) with a token that requests must bear.")
@@ -63,7 +66,7 @@ def infer(
         settings = settings_of(
             config, set_, loaded.settings, infer__host=host, infer__port=port,
             infer__token_file=token_file, infer__max_age=max_age, infer__inplace=inplace,
-            network__keys=keys, network__insecure=insecure,
+            network__keys=keys, network__insecure=insecure, network__advertise=advertise,
         )  # fmt: skip
         from gradmq.infer import node
         from gradmq.infer.run_watch import RunWatch
@@ -92,6 +95,6 @@ def infer(
             from gradmq.run.saved import read_saved
 
             source = node.one_release(read_saved(loaded, checkpoint))
-        node.serve(loaded, settings.infer, settings.network.insecure, source, stop.event, watch)
+        node.serve(loaded, settings.infer, settings.network, source, stop.event, watch)
 
     return run_role("infer", main)

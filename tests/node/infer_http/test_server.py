@@ -14,7 +14,9 @@ from typing import Any
 import httpx
 import pytest
 
+from gradmq import link
 from gradmq.errors import SettingsError
+from gradmq.http_listener import told_address
 from gradmq.infer import connection, server
 from gradmq.infer.server import HttpServer
 from gradmq.serve import TensorModel
@@ -48,6 +50,25 @@ def test_an_impossible_address_is_named(host: str, port: int) -> None:
 def test_the_url_of_a_server_on_all_interfaces_can_be_opened() -> None:
     with HttpServer(no_app, "0.0.0.0", 0) as opened:
         assert opened.url == f"http://127.0.0.1:{opened.port}"
+
+
+@pytest.mark.parametrize(
+    ("host", "advertise", "told"),
+    [
+        ("127.0.0.1", "", "127.0.0.1:80"),
+        ("10.0.0.2", "", "10.0.0.2:80"),
+        ("fd00::2", "", "[fd00::2]:80"),
+        ("0.0.0.0", "", f"{link.this_host()}:80"),
+        ("::", "", f"{link.this_host()}:80"),
+        ("0.0.0.0", "node.example", "node.example:80"),
+        ("10.0.0.2", "node.example", "node.example:80"),
+        ("127.0.0.1", "node.example", "127.0.0.1:80"),  # where others would meet somebody else
+    ],
+)
+def test_others_are_told_an_address_that_they_can_reach(
+    host: str, advertise: str, told: str
+) -> None:
+    assert told_address(host, 80, advertise) == told
 
 
 def test_a_server_told_to_stop_ends_though_a_request_still_runs(
