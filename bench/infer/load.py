@@ -110,11 +110,11 @@ def clients(
         crew.tell("leave")
 
 
-def by_turns(turns: Sequence[tuple[Load, Figures]], seconds: float, rounds: int = ROUNDS) -> None:
+def by_turns(turns: Sequence[tuple[Load, Figures]], seconds: float) -> None:
     """``seconds`` of each load, cut into windows that follow each other in turn.
 
     What drifts on a machine within minutes drifts for all of them.
     """
-    for _ in range(rounds):
+    for _ in range(ROUNDS):
         for load, figures in turns:
-            load.window(figures, seconds / rounds)
+            load.window(figures, seconds / ROUNDS)

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import socket
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,24 +12,30 @@ from contextlib import contextmanager
 import pytest
 
 from gradmq.bench.figures import Window
-from gradmq.bench.infer import batches, beside, freshness, swaps
+from gradmq.bench.infer import batches, beside, freshness, load, swaps
 from gradmq.bench.infer.clients import Clients
 from gradmq.bench.infer.requests import check_of
+from gradmq.cli import main
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.timeout(120)]
 
 
-def test_servers_of_the_same_model_are_asked_by_turns_and_those_that_are_absent_named() -> None:
-    words = ["bench", "infer", "servers", "--seconds", "0.8", "--clients", "3", "--json"]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", "gradmq", *words],
-        capture_output=True,
-        text=True,
-        timeout=100,
-        check=False,
-    )
-    assert (done.returncode, done.stderr) == (0, "gradmq bench: servers: 3 clients\n")
-    *_, last = done.stdout.splitlines()
+@pytest.fixture(autouse=True)
+def windows_few_and_short(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (load, swaps):
+        monkeypatch.setattr(module, "ROUNDS", 2)
+        monkeypatch.setattr(module, "SETTLE_S", 0.1)
+
+
+def test_servers_of_the_same_model_are_asked_by_turns_and_those_that_are_absent_named(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    words = ["bench", "infer", "servers", "--seconds", "0.4", "--clients", "3", "--json"]
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    output, errors = capsys.readouterr()
+    assert (ended.value.code, errors) == (0, "gradmq bench: servers: 3 clients\n")
+    *_, last = output.splitlines()
     found = json.loads(last)
     assert {"machine", "commit", "command", "when"} <= found.keys()
     (compared,) = found["servers"]
@@ -48,7 +52,7 @@ def test_servers_of_the_same_model_are_asked_by_turns_and_those_that_are_absent_
 
 
 def test_no_request_fails_and_none_is_torn_while_a_model_is_swapped() -> None:
-    found = swaps.tail(0.1, 20.0, 0.8, clients_=2, offered_per_s=50.0)
+    found = swaps.tail(0.1, 20.0, 0.6, clients_=2, offered_per_s=50.0)
     assert found.swaps > 0
     assert found.swapping.right, found.swapping.what
     assert found.quiet.right, found.quiet.what
