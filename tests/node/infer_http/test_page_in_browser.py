@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
@@ -41,6 +42,9 @@ def browser() -> Iterator[Any]:
         playwright.chromium.launch(executable_path=CHROMIUM, args=arguments) as chromium,
     ):
         yield chromium
+        started = psutil.Process().children(recursive=True)
+    # It does not wait for its own children, and they take long where cores are few.
+    psutil.wait_procs(started, timeout=30)
 
 
 OpenPage = Callable[..., Any]
