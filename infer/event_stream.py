@@ -17,10 +17,21 @@ from gradmq.infer.refusal import Refused, stopping
 _LINGER_S = 1.0
 
 _HEADERS = {
-    "cache-control": "no-cache",
+    "cache-control": "no-store",
     # A proxy that collects the pieces would take their point away.
     "x-accel-buffering": "no",
 }
+
+
+def event(data: bytes, name: str = "") -> bytes:
+    """One event; ``data`` is of one line."""
+    return (f"event: {name}\n".encode() if name else b"") + b"data: " + data + b"\n\n"
+
+
+async def json_events(contents: AsyncIterator[Mapping[str, object]]) -> AsyncIterator[bytes]:
+    """Each content as an event without a name."""
+    async for content in contents:
+        yield event(json_bytes(content))
 
 
 class EventStream(Response):
@@ -35,14 +46,16 @@ class EventStream(Response):
 
     def __init__(
         self,
-        events: AsyncIterator[Mapping[str, object]],
+        events: AsyncIterator[bytes],
         held: AsyncExitStack,
-        deadline_s: float,
+        deadline_s: float | None,
         headers: Mapping[str, str],
         *,
         done: bool = False,
     ) -> None:
         """``deadline_s``: of the event loop's clock; ``events`` end by then, or raise ``Refused``.
+
+        None: they end when their listener has gone, or the node stops.
 
         ``done``: end with the event ``[DONE]``.
         """
@@ -51,7 +64,7 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._events = events
         self._held = held
-        self._deadline_s = deadline_s
+        self._leave_at_s = None if deadline_s is None else deadline_s + _LINGER_S
         self._done = done
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -59,32 +72,27 @@ class EventStream(Response):
         path = scope["path"]
         async with self._held:
             try:
-                async with asyncio.timeout_at(self._deadline_s + _LINGER_S):
+                async with asyncio.timeout_at(self._leave_at_s):
                     await self._send(path, send)
             except TimeoutError:
                 return
             except asyncio.CancelledError:
                 # Nothing but the end of the server, past its grace, cancels a request.
-                await _send_end(send, json_bytes(error_content(path, stopping())))
+                await _send(send, event(json_bytes(error_content(path, stopping()))), is_last=True)
                 raise
 
     async def _send(self, path: str, send: Send) -> None:
         start = {"type": "http.response.start", "status": self.status_code}
         await send(start | {"headers": self.raw_headers})
         try:
-            async for event in self._events:
-                await send(_body(json_bytes(event), more_body=True))
+            async for each in self._events:
+                await _send(send, each)
         except Refused as refused:
             if refused.status != 499:
-                await _send_end(send, json_bytes(error_content(path, refused)))
+                await _send(send, event(json_bytes(error_content(path, refused))), is_last=True)
         else:
-            await _send_end(send, b"[DONE]" if self._done else b"")
+            await _send(send, event(b"[DONE]") if self._done else b"", is_last=True)
 
 
-async def _send_end(send: Send, data: bytes) -> None:
-    await send(_body(data, more_body=False))
-
-
-def _body(data: bytes, more_body: bool) -> dict[str, object]:
-    event = b"data: " + data + b"\n\n" if data else b""
-    return {"type": "http.response.body", "body": event, "more_body": more_body}
+async def _send(send: Send, body: bytes, is_last: bool = False) -> None:
+    await send({"type": "http.response.body", "body": body, "more_body": not is_last})

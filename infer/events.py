@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from gradmq import strict_json
 from gradmq.exposition import Histogram
 from gradmq.infer.control import described
+from gradmq.infer.event_stream import EventStream, event
 from gradmq.infer.measures import Measures
+from gradmq.infer.model_thread import disconnection
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.refusal import RETRY_AFTER_S, Refused
 from gradmq.infer.run_watch import RunWatch
@@ -28,14 +30,8 @@ REPORT_EVERY_S = 1.0
 #: The history again, thinned anew, so that a listener need not thin what it collects itself.
 HISTORY_EVERY = 600
 
-#: A listener that takes nothing for so long has gone or sleeps: it may come again.
-SEND_S = 10.0
-
 #: How soon a stream ends once the node does; shorter than the grace that answers have.
 _LOOK_EVERY_S = 0.25
-
-
-Tell = Callable[[bytes], Awaitable[None]]
 
 
 class Events:
@@ -73,19 +69,22 @@ class Events:
         if self._listeners >= MOST_LISTENERS:
             text = f"{MOST_LISTENERS} listeners are here already, the limit: close a page"
             raise Refused(503, text, retry_after_s=RETRY_AFTER_S)
-        self._listeners += 1
-        return _Stream(self._listen, self._leave)
+        async with AsyncExitStack() as held:
+            self._listeners += 1
+            held.callback(self._leave)
+            gone = await held.enter_async_context(disconnection(request))
+            return EventStream(self._until(gone), held.pop_all(), None, {})
 
-    async def _listen(self, tell: Tell, gone: asyncio.Task[None]) -> None:
+    async def _until(self, gone: asyncio.Task[None]) -> AsyncIterator[bytes]:
         reports = 0
         while not gone.done() and not self._stopping():
             if reports % HISTORY_EVERY == 0:
-                await tell(_event("history", self._watch.history() if self._watch else None))
-            await tell(self._report())
+                yield _event("history", self._watch.history() if self._watch else None)
+            yield self._report()
             reports += 1
             await self._pause(gone)
         if not gone.done():
-            await tell(_event("end", None))
+            yield _event("end", None)
 
     def _leave(self) -> None:
         self._listeners -= 1
@@ -133,49 +132,8 @@ class Events:
         }
 
 
-class _Stream(Response):
-    """Sends events until the listener is gone or takes none for too long."""
-
-    media_type = "text/event-stream"
-
-    def __init__(
-        self,
-        listen: Callable[[Tell, asyncio.Task[None]], Awaitable[None]],
-        leave: Callable[[], None],
-    ) -> None:
-        # A proxy that collects the events would take their point away.
-        super().__init__(headers={"cache-control": "no-store", "x-accel-buffering": "no"})
-        del self.headers["content-length"]
-        self._listen = listen
-        self._leave = leave
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request."""
-
-        async def disconnection() -> None:
-            while (await receive())["type"] != "http.disconnect":
-                pass
-
-        async def tell(event: bytes) -> None:
-            async with asyncio.timeout(SEND_S):
-                await send({"type": "http.response.body", "body": event, "more_body": True})
-
-        gone = asyncio.create_task(disconnection())
-        try:
-            start = {"type": "http.response.start", "status": self.status_code}
-            await send(start | {"headers": self.raw_headers})
-            await self._listen(tell, gone)
-        except TimeoutError:
-            return  # without an end, so that the server closes the connection
-        finally:
-            self._leave()
-            gone.cancel()
-            await asyncio.wait({gone})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
-
-
 def _event(name: str, data: Any) -> bytes:
-    return f"event: {name}\ndata: {strict_json.dumps(data)}\n\n".encode()
+    return event(strict_json.dumps(data).encode(), name)
 
 
 def _latency(histogram: Histogram) -> dict[str, float | int | None]:

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from gradmq.infer.body import json_response
 from gradmq.infer.completing import Completing
 from gradmq.infer.completion_request import CompletionRequest
-from gradmq.infer.event_stream import EventStream
+from gradmq.infer.event_stream import EventStream, json_events
 from gradmq.infer.fields import boolean, given, sampling
 from gradmq.infer.generate import joined
 from gradmq.infer.limits import HttpLimits
@@ -65,9 +65,10 @@ class GenerateExtension:
         async with AsyncExitStack() as held:
             running = await held.enter_async_context(self._begin(request, True))
             headers = self._node.release_headers(running.generation.holding)
-            return EventStream(self._events(running), held.pop_all(), running.deadline_s, headers)
+            answers = json_events(self._answers(running))
+            return EventStream(answers, held.pop_all(), running.deadline_s, headers)
 
-    async def _events(self, running: Running) -> AsyncIterator[dict[str, object]]:
+    async def _answers(self, running: Running) -> AsyncIterator[dict[str, object]]:
         async for piece in running.pieces():
             if piece.text or piece.finish_reason:
                 yield self._answer(running, piece.text)

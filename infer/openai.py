@@ -13,7 +13,7 @@ from gradmq.infer.body import json_response
 from gradmq.infer.chat_request import parse_chat
 from gradmq.infer.completing import Completing
 from gradmq.infer.completion_request import CompletionRequest, parse_completion
-from gradmq.infer.event_stream import EventStream
+from gradmq.infer.event_stream import EventStream, json_events
 from gradmq.infer.fields import check_model
 from gradmq.infer.node_api import NodeApi
 from gradmq.infer.openai_answer import Answer, ChatAnswer, release_metadata
@@ -98,7 +98,8 @@ class OpenAI:
             holding = running.generation.holding
             if running.wanted.stream:
                 headers, until_s = self._node.release_headers(holding), running.deadline_s
-                return EventStream(answer.chunks(), held.pop_all(), until_s, headers, done=True)
+                chunks = json_events(answer.chunks())
+                return EventStream(chunks, held.pop_all(), until_s, headers, done=True)
             whole = await answer.whole()
             return json_response(whole, headers=self._node.release_headers(holding))
 

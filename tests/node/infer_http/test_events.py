@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from gradmq.infer import events
+from gradmq.infer import connection, events
 from gradmq.infer.run_watch import RunWatch
 from gradmq.serve import TensorModel
 
@@ -118,7 +118,7 @@ def test_a_listener_that_reads_nothing_is_left_and_holds_up_nobody(
     serve_node: Callable[..., Any], sums_spec: TensorModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(events, "REPORT_EVERY_S", 0.0)
-    monkeypatch.setattr(events, "SEND_S", 0.2)
+    monkeypatch.setattr(connection, "_UNREAD_MS", 200)
     monkeypatch.setattr(events, "MOST_LISTENERS", 1)
     node = serve_node("sums", sums_spec)
     with node.client.stream("GET", EVENTS) as answer:
