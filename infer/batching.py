@@ -111,7 +111,11 @@ class Batching:
         with self._lock:
             if not self._former.add(waiting):
                 raise too_many(len(self._former))
-        self._start_what_is_due(loop)
+        if self._limits.batch_rows == 1:
+            self._start_what_is_due(loop)
+        elif not self._is_running:
+            # Only after all requests that this round of the event loop brings: they run together.
+            loop.call_soon(self._start_what_is_due, loop)
         try:
             return await answer_to(request, waiting.what.answer, deadline_s, allowed_s)
         finally:
