@@ -66,6 +66,9 @@ class Events:
 
     async def events(self, request: Request) -> Response:
         """The stream; 503 when as many listen as may."""
+        if request.method == "HEAD":
+            # It would get none of the events, and hold its connection as long as they come.
+            return Response(media_type=EventStream.media_type)
         if self._listeners >= MOST_LISTENERS:
             text = f"{MOST_LISTENERS} listeners are here already, the limit: close a page"
             raise Refused(503, text, retry_after_s=RETRY_AFTER_S)

@@ -127,6 +127,18 @@ def test_a_listener_that_reads_nothing_is_left_and_holds_up_nobody(
             pass  # the test's own time limit ends this
 
 
+def test_who_asks_for_the_head_alone_does_not_wait_for_the_end(
+    serve_node: Callable[..., Any], sums_spec: TensorModel
+) -> None:
+    node = serve_node("sums", sums_spec)
+    head = node.client.head(EVENTS)
+    assert (head.status_code, head.headers["content-type"]) == (
+        200,
+        "text/event-stream; charset=utf-8",
+    )
+    assert node.client.get("/healthz").status_code == 200
+
+
 def test_events_are_for_who_bears_the_token(
     serve_node: Callable[..., Any], sums_spec: TensorModel
 ) -> None:
