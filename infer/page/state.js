@@ -1,6 +1,7 @@
 // How things are, in one sentence: the first part changes seldom and is read aloud, the second counts.
 
 import { find, say } from "./dom.js";
+import { asksForToken } from "./token.js";
 import { count, duration } from "./words.js";
 
 /** The node asks the broker every second, so it misses two answers before this says so. */
@@ -27,6 +28,7 @@ function state(report, stream) {
 }
 
 function lost(report, stream) {
+  if (asksForToken()) return ["quiet", "waiting for the node's token", ""];
   if (stream.refusal) return ["trouble", `the node does not tell: ${stream.refusal}`, ""];
   if (report === null && stream.silentS() < 2) return ["quiet", "asking the node", ""];
   const had = report?.node.release ? `; it served release ${count(report.node.release)}` : "";

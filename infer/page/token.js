@@ -12,6 +12,11 @@ export function bearer() {
   return token ? { authorization: `Bearer ${token}` } : {};
 }
 
+/** Whether a token is being asked for. */
+export function asksForToken() {
+  return asking !== null;
+}
+
 /** Ask for a token, unless that is being done already; resolves when one was given. */
 export function askForToken() {
   asking ??= new Promise((resolve) => {

@@ -286,6 +286,7 @@ def test_a_node_with_a_token_is_asked_with_the_one_that_is_typed(
     node.offer(12, torch.nn.Identity())
     page = open_page(node, "401 (Unauthorized)")
     field = page.get_by_label("This node asks for a token")
+    expect(page.locator("#state")).to_have_text("○waiting for the node's token")
     field.fill("another-token")
     field.press("Enter")
     expect(page.get_by_role("alert")).to_have_text("That is not this node's token.")
