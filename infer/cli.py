@@ -6,6 +6,7 @@ import json
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
+from http import HTTPStatus
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -127,6 +128,9 @@ def _ask(
             found: dict[str, Any] = json.load(answer)
             return found
     except urllib.error.HTTPError as error:
+        if error.code == HTTPStatus.UNAUTHORIZED:
+            error.close()
+            raise GradmqError(f"{url} asks for its token: give the right --token-file") from None
         raise GradmqError(f"{url} refused: {_words(error)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "reason", error)

@@ -137,7 +137,7 @@ def test_who_steers_a_node_with_a_token_must_bear_it(
     assert act(node, "freeze").status_code == 401
     status, out, err = serving(capsys, "freeze", node.url)
     assert (status, out) == (1, "")
-    assert err.startswith(f"gradmq: {node.url} refused: this node asks for a token")
+    assert err == f"gradmq: {node.url} asks for its token: give the right --token-file\n"
     token_file = tmp_path / "token"
     token_file.write_text(TOKEN)
     token_file.chmod(0o600)
