@@ -59,7 +59,7 @@ class Running:
                 return
 
     async def _wait(self) -> None:
-        # Bounded: at the request's deadline the alarm of ``Completing.begin`` ends it.
+        # Bounded: at the request's deadline the alarm that ``Completing`` has set ends it.
         while not (self._ready or self._ended or self._error):
             self._news.clear()
             await self._news.wait()

@@ -16,7 +16,7 @@ _RELEASE = RELEASE_HEADER.encode()
 
 
 class Stamp:
-    """Wraps the application; outermost, so that answers to errors are stamped too.
+    """Wraps the application from outside, so that answers to errors are stamped too.
 
     An answer that already names its release keeps it: the model may have moved on meanwhile.
     A request that is still unanswered when the server ends is told so.
