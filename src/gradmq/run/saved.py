@@ -30,7 +30,8 @@ def read_saved(job: Job, path: Path) -> ServedRelease:
         load_into(model, path)
         return ServedRelease(_release_of(path), (), model.eval().requires_grad_(False))
     if not path.exists():
-        raise CheckpointError(f"there is no {path}")
+        kinds = "a run's folder, one of checkpoints, or a .safetensors or .pth file"
+        raise CheckpointError(f"there is no {path}: give {kinds}")
     run = RunFolder(path)
     if run.settings.is_file():
         shards = resolve({}, run.settings, {}, {}).run.shards
