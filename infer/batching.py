@@ -225,7 +225,7 @@ def is_batchable(spec: TensorModel | TextModel) -> bool:
 def require_batchable(spec: TensorModel | TextModel, batch_rows: int) -> None:
     """Raises ``SettingsError`` if batches are wanted of a model that cannot have them."""
     if batch_rows > 1 and not is_batchable(spec):
-        raise SettingsError(
-            f"infer.max_batch_size is {batch_rows}, but this job's requests cannot be batched: "
-            "leave it at 1, or give every tensor of its TensorModel -1 as the first dimension"
-        )
+        text = f"infer.max_batch_size is {batch_rows}, but this job's requests cannot be batched"
+        more = ", or give every tensor of its TensorModel -1 as the first dimension"
+        is_text = isinstance(spec, TextModel)
+        raise SettingsError(f"{text}: leave it at 1{'' if is_text else more}")

@@ -269,5 +269,6 @@ def test_batches_of_a_model_that_cannot_have_them_are_refused_at_the_start(
     require_batchable(sums_spec, 8)
     for spec in (fixed, text_spec):
         require_batchable(spec, 1)
-        with pytest.raises(SettingsError, match=r"infer\.max_batch_size is 8, but"):
+        with pytest.raises(SettingsError, match=r"infer\.max_batch_size is 8, but") as refused:
             require_batchable(spec, 8)
+        assert ("TensorModel" in str(refused.value)) == isinstance(spec, TensorModel)
