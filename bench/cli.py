@@ -139,7 +139,7 @@ def peers(
 @app.command
 def infer(
     *parts: Annotated[
-        Literal["swaps", "servers", "beside", "batches", "freshness"],
+        Literal["swaps", "servers", "beside", "batches", "freshness", "completions"],
         Parameter(help="What to measure; default: all of it.", show_default=False),
     ],
     clients: Annotated[int, Parameter(help="Clients that ask at once.", validator=FROM_1)] = 32,

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gradmq.job import Job, JobContext
-from gradmq.jobs import fashion_mnist
+from gradmq.jobs import fashion_mnist, lm
 from gradmq.serve import TensorModel, TensorSpec
 
 if TYPE_CHECKING:
@@ -88,6 +89,22 @@ def cnn() -> Job:
         loss="cross_entropy",
         serve=fashion_mnist.serve,
     )
+
+
+def text_module() -> torch.nn.Module:
+    """The model of the job lm, the same in every process; what it writes makes no sense."""
+    import torch
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return lm.model()
+
+
+def text(cached: bool) -> Job:
+    """The job lm, to be served only, with its cache of keys and values or without."""
+    spec = lm.serve()
+    spec = spec if cached else replace(spec, cache=None)
+    return replace(lm.job, name="text", model=text_module, evaluate=None, serve=lambda: spec)
 
 
 def filled(mb: float, every: int) -> Job:

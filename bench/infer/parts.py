@@ -57,6 +57,7 @@ def parts(chosen: Chosen) -> dict[str, Part]:
             for transport in ("shm", "tcp")
             for how, every_s in (("asked for", None), ("made by the broker", RELEASE_EVERY_S))
         },
+        "completions": {"1 client": _completions},
     }
     return {
         name: Part(name, {label: partial(case, chosen) for label, case in of_one.items()})
@@ -92,6 +93,12 @@ def _batches(chosen: Chosen) -> Measured:
     from gradmq.bench.infer import batches
 
     return batches.measure(chosen.seconds, chosen.clients)
+
+
+def _completions(chosen: Chosen) -> Measured:
+    from gradmq.bench.infer import completions
+
+    return completions.measure(chosen.seconds)
 
 
 def _fresh(chosen: Chosen, transport: str, every_s: float | None) -> Measured:

@@ -126,6 +126,16 @@ def expects_finite(count: int) -> Check:
     return check
 
 
+def expects_tokens(count: int) -> Check:
+    """A completion of so many tokens."""
+
+    def check(number: int, answer: Answer) -> str:
+        got = answer.content()["usage"]["completion_tokens"]
+        return "" if got == count else f"request {number}: got {got} tokens, wanted {count}"
+
+    return check
+
+
 def check_of(spec: Mapping[str, Any]) -> Check:
     """The check that a process of clients is told of: one of those above, by name."""
     match spec:
@@ -135,6 +145,8 @@ def check_of(spec: Mapping[str, Any]) -> Check:
             return expects_version
         case {"finite": count}:
             return expects_finite(count)
+        case {"tokens": count}:
+            return expects_tokens(count)
     raise ValueError(f"no check is called {spec}")
 
 

@@ -110,6 +110,21 @@ def freshness(results: Sequence[Result]) -> list[Section]:
     return [Section(title, head, rows, note)]
 
 
+def completions(results: Sequence[Result]) -> list[Section]:
+    keys = ("p50_ms", "p99_ms", "answers", "failures", "wrong", "server_cpu_s_per_1000")
+    head = ("cache of keys and values", "p50 ms", "p99 ms", "completions", "failures", "wrong",
+            "server CPU s/1000")  # fmt: skip
+    return [
+        Section(
+            f"Completions of {r['tokens']} tokens, one after the other",
+            head,
+            tuple((name, *(r[name][key] for key in keys)) for name in ("off", "on")),
+            f"With it {number(r['speed_up'])} times as fast; wanted: 3.",
+        )
+        for r in results
+    ]
+
+
 #: By their names among the results, in the order in which they are shown.
 SHOWN: dict[str, Callable[[Sequence[Result]], list[Section]]] = {
     "swaps": swaps,
@@ -117,4 +132,5 @@ SHOWN: dict[str, Callable[[Sequence[Result]], list[Section]]] = {
     "beside": beside,
     "batches": batches,
     "freshness": freshness,
+    "completions": completions,
 }

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 import pytest
 
 from gradmq.bench.figures import Window
-from gradmq.bench.infer import batches, beside, freshness, load, swaps
+from gradmq.bench.infer import batches, beside, completions, freshness, load, swaps
 from gradmq.bench.infer.clients import Clients
 from gradmq.bench.infer.requests import check_of
 from gradmq.cli import main
@@ -70,6 +70,12 @@ def test_batches_are_measured_beside_the_model_itself(monkeypatch: pytest.Monkey
     assert found.off.right, found.off.what
     assert found.rows_per_run >= 1
     assert found.limit_rows_per_s > 0
+
+
+def test_completions_are_measured_with_a_cache_and_without() -> None:
+    found = completions.measure(0.4, tokens=8)
+    assert found.on.right, found.on.what
+    assert found.off.right, found.off.what
 
 
 def test_a_node_is_asked_beside_busy_workers(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,8 @@ def found() -> dict[str, Any]:
                      "of_limit": 0.9, "right": True}],
         "freshness": [{"mb": 16.0, "transport": "shm", "release": "asked for", "pushes": 9,
                        "min_ms": 1.0, "p50_ms": 2.0, "p90_ms": 3.0, "max_ms": 4.0}],
+        "completions": [{"tokens": 256, "off": asked(), "on": asked(), "speed_up": 3.0,
+                         "right": True}],
         "peers": [compared("gradmq shm"), compared("torch rpc, tcp"), compared("ray", "not here")],
     }  # fmt: skip
     return dict(json.loads(strict_json.dumps(results)))
@@ -115,7 +117,7 @@ def test_the_page_is_well_formed_and_needs_nothing_else(found: dict[str, Any]) -
     assert structure.open == []
     assert structure.leads_out == []
     assert not re.search(r"https?://|@import|url\(|<script", page)
-    assert structure.count["table"] == 12  # two of push, one of each other part that has results
+    assert structure.count["table"] == 13  # two of push, one of each other part that has results
     assert structure.count["figure"] == 3
 
 

@@ -78,6 +78,12 @@ def test_of_a_model_that_learns_only_numbers_are_expected() -> None:
     assert check(0, answered([[0.1, float("nan")]])) != ""
 
 
+def test_a_completion_has_the_tokens_that_were_asked_for() -> None:
+    check = check_of({"tokens": 256})
+    assert check(0, answered([], usage={"completion_tokens": 256})) == ""
+    assert "got 255 tokens" in check(0, answered([], usage={"completion_tokens": 255}))
+
+
 def test_only_what_is_answered_within_the_window_counts_but_every_failure_does() -> None:
     class Connection:
         number, due, done = 0, 1.0, 1.5
