@@ -123,9 +123,10 @@ class Serving:
             self._swaps += 1
         holding = Holding(release, heard_newest_at_s)
         self._recent = (*self._recent, holding)[-self._keep :]
-        if self._in_place and isinstance(self._mode, Pinned):
+        mode = self._mode  # once: the thread that steers may take it away meanwhile
+        if self._in_place and isinstance(mode, Pinned):
             # It was pinned while this one was written over it: what is here is what stays.
-            self._mode = Pinned(holding, self._mode.reason)
+            self._mode = Pinned(holding, mode.reason)
         return True
 
     def withdraw(self) -> None:
