@@ -86,7 +86,9 @@ def in_place(
             source(swapper, url, stop)
 
         settings = InferSettings(inplace=True)
-        thread = threading.Thread(target=node.serve, args=(job, settings, NetworkSettings(), tell, stopped))
+        thread = threading.Thread(
+            target=node.serve, args=(job, settings, NetworkSettings(), tell, stopped)
+        )
         thread.start()
         try:
             with (
