@@ -25,6 +25,11 @@ from gradmq.infer.refusal import too_many
 from gradmq.infer.serving import Holding
 from gradmq.serve import TensorModel, TextModel
 
+#: While more requests wait, answers are held back so long at most and given away together. As the
+#: event loop writes them, the model's thread waits for the interpreter, up to Python's switch
+#: interval each time: this, too.
+_TOGETHER_S = 0.005
+
 
 @dataclass(frozen=True, slots=True)
 class _Ticket:
@@ -111,10 +116,9 @@ class Batching:
         with self._lock:
             if not self._former.add(waiting):
                 raise too_many(len(self._former))
-        if self._limits.batch_rows == 1:
-            self._start_what_is_due(loop)
-        elif not self._is_running:
-            # Only after all requests that this round of the event loop brings: they run together.
+        if not self._is_running:
+            # Only after all requests that this round of the event loop brings: they run together,
+            # and the two threads do not take the interpreter from each other for every one.
             loop.call_soon(self._start_what_is_due, loop)
         try:
             return await answer_to(request, waiting.what.answer, deadline_s, allowed_s)
@@ -146,11 +150,17 @@ class Batching:
 
     def _run_all_due(self, loop: asyncio.AbstractEventLoop) -> None:
         """In the model's thread: batch after batch while one is due."""
+        untold_since_s: float | None = None
         while True:
             with self._lock:
                 batch = self._former.take(loop.time())
                 self._is_running = bool(batch)
                 waits = len(self._former) > 0
+            if untold_since_s is not None and not (
+                batch and loop.time() - untold_since_s < _TOGETHER_S
+            ):
+                untold_since_s = None
+                self._tell_of_answers(loop)
             if not batch:
                 if waits:  # for others to come, or for its time to be over
                     _tell(loop, self._start_what_is_due, loop)
@@ -163,9 +173,13 @@ class Batching:
             except Exception as error:  # noqa: BLE001  (raised again where the answer is awaited)
                 outcome = error
             self._ran.append(_Ran(batch, begun_s, outcome))
-            if not self._delivers:
-                self._delivers = True
-                _tell(loop, self._deliver)
+            if untold_since_s is None:
+                untold_since_s = begun_s
+
+    def _tell_of_answers(self, loop: asyncio.AbstractEventLoop) -> None:
+        if not self._delivers:
+            self._delivers = True
+            _tell(loop, self._deliver)
 
     def _deliver(self) -> None:
         """In the event loop: give away the answers of all batches that ran."""
