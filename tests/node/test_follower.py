@@ -46,10 +46,13 @@ def cluster() -> Iterator[gradmq.LocalCluster]:
 def test_a_late_follower_has_the_present_release_though_nobody_trains(
     cluster: gradmq.LocalCluster,
 ) -> None:
-    # What other tests have trained is released soon; the test's own time limit ends this.
-    while [*map(tuple, cluster.status()["release"]["versions"])] != [*cluster.versions()]:
-        pass
-    known = cluster.status()["release"]["number"]
+    # While nobody follows, hardly any release is made.
+    with gradmq.Follower(zeros(), cluster.address) as early:
+        release = early.newest()
+        while release.versions != cluster.versions():  # of an earlier test's training
+            assert early.wait(newer_than=release, timeout=20)
+            release = early.newest()
+    known = release.number
     with gradmq.Follower(zeros(), cluster.address, timeout=2.0) as follower:
         release = follower.update()
         assert release.number >= known

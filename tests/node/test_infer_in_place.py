@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import gradmq
-from gradmq.config import InferSettings
+from gradmq.config import InferSettings, NetworkSettings
 from gradmq.infer import node
 from gradmq.infer.swapping import Swapper
 
@@ -86,7 +86,9 @@ def in_place(
             source(swapper, url, stop)
 
         settings = InferSettings(inplace=True)
-        thread = threading.Thread(target=node.serve, args=(job, settings, False, tell, stopped))
+        thread = threading.Thread(
+            target=node.serve, args=(job, settings, NetworkSettings(), tell, stopped)
+        )
         thread.start()
         try:
             with (
