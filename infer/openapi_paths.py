@@ -21,7 +21,7 @@ from gradmq.infer.openapi_texts import (
     completion_body,
     generate_body,
 )
-from gradmq.infer.schemas import COUNT, TEXT, Schema, fields, listed
+from gradmq.infer.schemas import COUNT, EVENTS, TEXT, Schema, fields, listed
 from gradmq.serve import TensorModel
 
 ERROR: Final[Schema] = {
@@ -91,7 +91,7 @@ def operations(model_name: str, tensors: TensorModel, limits: HttpLimits) -> dic
         "GET /": Operation({"text/html": TEXT}),
         "GET /page/{path}": Operation({"text/javascript": TEXT, "text/css": TEXT}),
         "GET /gradmq/v1/status": Operation(json(_STATUS)),
-        "GET /gradmq/v1/events": Operation({"text/event-stream": TEXT}),
+        "GET /gradmq/v1/events": Operation({"text/event-stream": EVENTS}),
         "GET /gradmq/v1/serving": Operation(json(_SERVING)),
         "POST /gradmq/v1/serving/{action}": Operation(
             json(_SERVING), json(_ACTION_BODY), names={"action": {"enum": list(ACTIONS)}}
@@ -110,13 +110,13 @@ def operations(model_name: str, tensors: TensorModel, limits: HttpLimits) -> dic
         ),
         "GET /v1/models/{model}": Operation(json(MODEL), names=model, error=OPENAI_ERROR),
         "POST /v1/completions": Operation(
-            json(COMPLETION) | {"text/event-stream": TEXT},
+            json(COMPLETION) | {"text/event-stream": EVENTS},
             json(completion_body(model_name, limits)),
             parameters=WISHES,
             error=OPENAI_ERROR,
         ),
         "POST /v1/chat/completions": Operation(
-            json(CHAT) | {"text/event-stream": TEXT},
+            json(CHAT) | {"text/event-stream": EVENTS},
             json(chat_body(model_name, limits)),
             parameters=WISHES,
             error=OPENAI_ERROR,
@@ -152,7 +152,7 @@ def operations(model_name: str, tensors: TensorModel, limits: HttpLimits) -> dic
                 json(GENERATED), json(generate_body(limits, False)), names=names, parameters=WISHES
             ),
             f"POST {path}/generate_stream": Operation(
-                {"text/event-stream": TEXT},
+                {"text/event-stream": EVENTS},
                 json(generate_body(limits, True)),
                 names=names,
                 parameters=WISHES,

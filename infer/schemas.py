@@ -8,6 +8,10 @@ from typing import Any, Final
 Schema = Mapping[str, Any]
 
 TEXT: Final[Schema] = {"type": "string"}
+
+#: Events, one after the other: no one value that a schema could describe.
+EVENTS: Final[Schema] = {}
+
 COUNT: Final[Schema] = {"type": "integer", "minimum": 0}
 
 
