@@ -25,9 +25,9 @@ from gradmq.infer.refusal import too_many
 from gradmq.infer.serving import Holding
 from gradmq.serve import TensorModel, TextModel
 
-#: While more requests wait, answers are held back so long at most and given away together. As the
-#: event loop writes them, the model's thread waits for the interpreter, up to Python's switch
-#: interval each time: this, too.
+#: While more requests wait, answers are given away together: held back so long at most, and for the
+#: batch that is running then. As the event loop writes them, the model's thread waits for the
+#: interpreter, up to Python's switch interval each time: this, too.
 _TOGETHER_S = 0.005
 
 
